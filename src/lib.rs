@@ -1,0 +1,14 @@
+//! Longshore carries an organisation's traffic with Microsoft Partner Center: each job to its end, exactly once in
+//! effect, within the account's rate limit.
+//!
+//! ```text
+//! broker ─► intake ─► claim ─► plan ─► quota ─► identity ─► begin ─► partner_center ─► record ─► events ─► broker
+//!           decode    (pure)  (pure)   permit    token      (pure)      call           (pure)   publish   next ticket
+//!              └───────────────────── settle the delivery last, with proof; then let go ◄──────────────────┘
+//! ```
+//!
+//! Arrows point inward: adapters know [`domain`], `domain` knows nobody, and only `app` knows them all.
+
+pub mod domain;
+
+pub mod clock;
