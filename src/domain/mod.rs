@@ -6,5 +6,7 @@ pub mod ids;
 pub mod json;
 pub mod time;
 
+pub mod claim;
 pub mod failure;
 pub mod service;
+pub mod step;
