@@ -10,5 +10,6 @@
 //! Arrows point inward: adapters know [`domain`], `domain` knows nobody, and only `app` knows them all.
 
 pub mod domain;
+pub mod engine;
 
 pub mod clock;

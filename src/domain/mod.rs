@@ -6,7 +6,16 @@ pub mod ids;
 pub mod json;
 pub mod time;
 
+pub mod adopt;
 pub mod claim;
+pub mod event;
 pub mod failure;
+pub mod job;
+pub mod new_product;
+pub mod plan;
+pub mod quota;
+pub mod retry;
 pub mod service;
+pub mod settlement;
 pub mod step;
+pub mod ticket;
