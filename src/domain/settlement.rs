@@ -4,7 +4,7 @@
 //! performs them as one transaction. Both ask [`resolve`] what they are.
 
 use super::{
-    claim::{self, Claimant, Denied, Loaded, Outcome},
+    claim::{self, Claimant, Denied, Finished, Loaded, Outcome},
     event::{End, Event},
     plan::JobRecord,
     ticket::{StepResult, Ticket},
@@ -34,10 +34,17 @@ pub enum Entry {
     Outcome(Outcome<StepResult>),
     /// Nothing but that the claim is over: the same place was parked.
     LetGo,
+    /// Nothing now; afterwards the claim is let go if it still holds and memory answers.
+    LetGoIfHeld,
     /// The handler panicked: the claim counts as lost.
     Panicked,
-    /// The end of this generation.
-    End(Box<End>),
+    /// The end of this generation, with what finished its last step.
+    End {
+        /// The end.
+        end: Box<End>,
+        /// What finished the step; none when the job ends without it.
+        result: Option<Box<Finished<StepResult>>>,
+    },
     /// The end stands already: announce it again.
     EndAgain {
         /// The recorded end.
@@ -54,6 +61,13 @@ pub enum Next {
     Nothing,
     /// A ticket of a later place, or the same place parked; its `due` says when.
     Ticket(Box<Ticket>),
+    /// A message that is handed on byte for byte: a ticket of tomorrow, a wish on its way.
+    Raw {
+        /// The text.
+        body: String,
+        /// Not to be touched before.
+        due: super::time::Moment,
+    },
     /// To the dead letters without a job's end: a message that never became a job.
     SetAside(Box<SetAside>),
 }
@@ -121,9 +135,14 @@ fn try_resolve(loaded: &Loaded<StepResult, End>, settlement: &Settlement) -> Res
         Entry::Outcome(outcome) => writes.record = Some(claim::record(loaded, holder?, outcome.clone())?),
         // Letting go is the last write: the place must be in the broker first.
         Entry::LetGo => writes.release = Some(claim::let_go(loaded, holder?)?),
+        Entry::LetGoIfHeld => writes.release = holder.and_then(|holder| claim::let_go(loaded, holder)).ok(),
         Entry::Panicked => writes.release = Some(claim::panicked(loaded, holder?)?),
-        Entry::End(end) => {
-            let (record, first) = claim::end(loaded, holder?, (**end).clone())?;
+        Entry::End { end, result } => {
+            let mut loaded = loaded.clone();
+            if let Some(result) = result {
+                loaded.record = Some(claim::record(&loaded, holder?, Outcome::Finished((**result).clone()))?);
+            }
+            let (record, first) = claim::end(&loaded, holder?, (**end).clone())?;
             writes.record = Some(record);
             announce(&mut writes, first, true);
         }

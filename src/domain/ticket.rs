@@ -188,6 +188,9 @@ pub struct Progress {
     /// The submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub submission_id: Option<SubmissionId>,
+    /// When the latest of them was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<Moment>,
     /// The watch over the submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<Watch>,

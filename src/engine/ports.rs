@@ -124,6 +124,13 @@ pub trait Memory: Send + Sync + 'static {
         version: u64,
         record: &JobRecord,
     ) -> impl Future<Output = Result<Swapped, Unavailable>> + Send;
+
+    /// When to come again for a place that somebody alive holds: after the rest of the lease, at least a second.
+    ///
+    /// A home that knows at once when a holder dies says a second.
+    fn busy_until(&self, lease_ends: Moment, now: Moment) -> Moment {
+        lease_ends.max(now.after(Duration::from_secs(1)))
+    }
 }
 
 /// What a turn is for.
@@ -496,6 +503,9 @@ pub trait Packages: Send + Sync + 'static {
 pub trait Clock: Send + Sync + 'static {
     /// Time since some fixed instant, suspended time included.
     fn boot_time(&self) -> Duration;
+
+    /// The wall clock.
+    fn wall(&self) -> Moment;
 
     /// A number from 0 to 1.
     fn chance(&self) -> f64;

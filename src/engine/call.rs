@@ -1,0 +1,254 @@
+//! What stands between a handler and the service: permit, token, begin; and what every answer teaches the quota.
+
+use std::time::Duration;
+
+use super::{
+    claimed::{Begun, Claimed, Stop, Waiting},
+    crash::{self, Edge},
+    ports::{CallIds, Clock, Permit, Ports, Quota, Service, SignIn, Token, Turn, TurnKey, Turns},
+};
+use crate::domain::{
+    claim::Outcome,
+    failure::{Cause, Failure, Kind, Pause},
+    quota::Admission,
+    service::{Answer, Request},
+    step::QuotaClass,
+};
+
+impl<P: Ports> Claimed<'_, P> {
+    /// A call that is safe to repeat. A refused token is renewed once.
+    pub(super) async fn read(&self, class: QuotaClass, request: &Request) -> Result<Answer, Stop> {
+        let permit = self.permit(class).await?;
+        let token = self.token().await?;
+        match self.send(request, permit, &token).await {
+            Err(Failure::Unauthorized(_)) => {
+                let token = self.renewed(&token).await?;
+                let permit = self.permit(class).await?;
+                self.send(request, permit, &token).await.map_err(refused_again)
+            }
+            answer => answer,
+        }
+        .map_err(Stop::Failed)
+    }
+
+    /// A write that cannot be repeated: turn, permit, token, begin, call. The turn goes back unless the call began.
+    ///
+    /// `turns` are taken in order; the first one is stamped by `begin`.
+    pub(super) async fn write(&self, turns: &[TurnKey], request: &Request) -> Result<Answer, Stop> {
+        self.take_turns(turns).await?;
+        let answer = match self.write_in_turn(turns, request).await {
+            Err(Stop::Failed(Failure::Unauthorized(_))) => {
+                // After a 401: not executed, recorded so; then permit, begin and call again, the place unchanged.
+                self.record(&Outcome::NotExecuted).await?;
+                self.write_in_turn(turns, request).await
+            }
+            answer => answer,
+        };
+        if let Err(stop) = &answer
+            && stop.is_not_executed()
+        {
+            self.give_turns_back(turns).await;
+        }
+        answer
+    }
+
+    async fn write_in_turn(&self, turns: &[TurnKey], request: &Request) -> Result<Answer, Stop> {
+        let permit = self.permit(QuotaClass::Write).await?;
+        let token = self.token().await?;
+        crash::point(self.step(), Edge::BeforeBegin);
+        let begun = self
+            .begin(async |at| match turns.first() {
+                Some(turn) => self.ports.home().stamp_turn(turn, &self.key, at).await,
+                None => Ok(true),
+            })
+            .await?;
+        crash::point(self.step(), Edge::AfterBegin);
+        self.send_begun(request, permit, &token, begun).await
+    }
+
+    async fn send_begun(
+        &self,
+        request: &Request,
+        permit: Permit,
+        token: &Token,
+        begun: Begun,
+    ) -> Result<Answer, Stop> {
+        if self.is_too_late(begun) || !self.may_call() {
+            let why = "the worker was stopped too long between begin and call; nothing was sent";
+            return Err(Stop::Failed(Failure::Transient(Cause::new(Kind::NotSent, why))));
+        }
+        match self.send(request, permit, token).await {
+            Err(Failure::Unauthorized(cause)) => {
+                // The renewal comes first: when it fails the job waits, and its write's mark must not stay.
+                match self.renewed(token).await {
+                    Ok(_) => Err(Stop::Failed(Failure::Unauthorized(cause))),
+                    Err(stop) => {
+                        self.record(&Outcome::NotExecuted).await?;
+                        Err(stop)
+                    }
+                }
+            }
+            answer => answer.map_err(Stop::Failed),
+        }
+    }
+
+    /// One request, and what its answer teaches the quota.
+    async fn send(&self, request: &Request, permit: Permit, token: &Token) -> Result<Answer, Failure> {
+        let ids = CallIds { correlation: self.key.correlation_id(), request: self.request_id() };
+        let account = &self.key.account;
+        let call = self.ports.service().call(account, request, ids, permit, token);
+        let answer = self.sent(call).await;
+        crash::point(self.step(), Edge::AnswerRead);
+        let home = self.ports.home();
+        let taught = match &answer {
+            Ok(_) | Err(Failure::Permanent(_) | Failure::Unauthorized(_)) => home.succeeded(account).await,
+            Err(Failure::Throttled(pause)) => {
+                let told = pause.retry_after.unwrap_or(self.settings.retry.throttle_pause);
+                home.throttled(account, told).await.map(|_| ())
+            }
+            Err(Failure::Transient(cause) | Failure::Indeterminate(cause)) if is_outage(cause) => {
+                home.failed(account).await.map(|closed| self.note_gate(closed))
+            }
+            Err(Failure::Transient(_) | Failure::Indeterminate(_)) => Ok(()),
+        };
+        if let Err(down) = taught {
+            tracing::warn!(%down, "the quota could not be told of an answer");
+        }
+        answer
+    }
+
+    #[cfg(debug_assertions)]
+    async fn sent<T>(&self, call: impl Future<Output = T>) -> T {
+        if !crash::is_armed(self.step(), Edge::RequestSent) {
+            return call.await;
+        }
+        // The sandbox holds its answer back in this cell of the matrix: the request is with it when we die.
+        let died = async {
+            self.ports.clock().sleep(Duration::from_millis(400)).await;
+            std::process::abort()
+        };
+        tokio::select! {
+            biased;
+            answer = call => answer,
+            () = died => std::process::abort(),
+        }
+    }
+
+    #[cfg(not(debug_assertions))]
+    async fn sent<T>(&self, call: impl Future<Output = T>) -> T {
+        call.await
+    }
+
+    /// Asks for a permit, and waits for it when it is for a moment ahead.
+    async fn permit(&self, class: QuotaClass) -> Result<Permit, Stop> {
+        if !self.may_call() {
+            return Err(Stop::NotHolder);
+        }
+        let clock = self.ports.clock();
+        let asked = clock.boot_time();
+        let now = self.now();
+        let refusals = self.ticket().refusals;
+        match self.ports.home().permit(&self.key.account, class, refusals, clock.chance()).await? {
+            Admission::Granted { at } => {
+                let waited = clock.boot_time().saturating_sub(asked);
+                let wait = at.since(now).saturating_sub(waited).min(MAX_AHEAD);
+                if wait > Duration::ZERO {
+                    clock.sleep(wait).await;
+                }
+                Ok(Permit::granted())
+            }
+            Admission::Refused { until, by_gate } => {
+                Err(Stop::Wait { until, why: if by_gate { Waiting::Gate } else { Waiting::Permit } })
+            }
+        }
+    }
+
+    async fn token(&self) -> Result<Token, Stop> {
+        self.ports.service().sign_in(&self.key.account).await.map_err(|error| self.no_token(error))
+    }
+
+    async fn renewed(&self, refused: &Token) -> Result<Token, Stop> {
+        self.ports.service().renew(&self.key.account, refused).await.map_err(|error| self.no_token(error))
+    }
+
+    fn no_token(&self, error: SignIn) -> Stop {
+        let (message, next, again, is_refused) = match error {
+            SignIn::Refused { message, next, again } => (message, next, again, true),
+            SignIn::Later { message, again } => (message, String::new(), again, false),
+        };
+        Stop::Wait { until: self.now().after(again), why: Waiting::SignIn { message, next, is_refused } }
+    }
+
+    /// Takes the turns in order; when one is another's, gives back those that were taken.
+    pub(super) async fn take_turns(&self, turns: &[TurnKey]) -> Result<(), Stop> {
+        for (n, turn) in turns.iter().enumerate() {
+            if let Turn::Held = self.ports.home().take_turn(turn, &self.key).await? {
+                self.give_turns_back(turns.get(..n).unwrap_or_default()).await;
+                let park = match turn {
+                    TurnKey::Name(..) => self.settings.parks.name_turn,
+                    TurnKey::Product(..) => self.settings.parks.product_turn,
+                };
+                return Err(Stop::Wait { until: self.now().after(park), why: Waiting::Turn });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives turns back; one that cannot be given back now runs out by itself.
+    pub(super) async fn give_turns_back(&self, turns: &[TurnKey]) {
+        for turn in turns {
+            if let Err(down) = self.ports.home().end_turn(turn, &self.key).await {
+                tracing::warn!(%down, "a turn could not be given back");
+            }
+        }
+    }
+}
+
+/// The longest wait for a permit that was granted ahead; the quota never grants one further ahead.
+const MAX_AHEAD: Duration = Duration::from_secs(3);
+
+impl Stop {
+    /// Is it certain that the write was not executed?
+    pub(super) fn is_not_executed(&self) -> bool {
+        match self {
+            Self::Failed(failure) => failure.is_not_executed(),
+            Self::Wait { .. } => true,
+            // Whoever holds the claim now decides; a memory that does not answer may have kept the mark.
+            Self::NotHolder | Self::Down(_) | Self::Panicked => false,
+        }
+    }
+}
+
+fn is_outage(cause: &Cause) -> bool {
+    match cause.kind {
+        Kind::ServerError | Kind::Timeout | Kind::Disconnected | Kind::NotSent => true,
+        Kind::Throttled
+        | Kind::Unauthorized
+        | Kind::Forbidden
+        | Kind::NotFound
+        | Kind::RetryLater
+        | Kind::AlreadyDone
+        | Kind::Rejected
+        | Kind::BadAnswer
+        | Kind::SasExpired
+        | Kind::Transfer
+        | Kind::Source
+        | Kind::Sink
+        | Kind::Preflight
+        | Kind::Verification
+        | Kind::LocalIo
+        | Kind::Internal => false,
+    }
+}
+
+/// A token that was renewed a moment ago was refused, too: sign-in is what is wrong. The read waits like behind a gate.
+fn refused_again(failure: Failure) -> Failure {
+    match failure {
+        Failure::Unauthorized(cause) => {
+            Failure::Throttled(Pause { retry_after: Some(Duration::from_secs(32)), cause })
+        }
+        other @ (Failure::Transient(_) | Failure::Throttled(_) | Failure::Indeterminate(_) | Failure::Permanent(_)) => {
+            other
+        }
+    }
+}

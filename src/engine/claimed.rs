@@ -1,0 +1,245 @@
+//! A taken place: what a handler knows, and what it may do while its claim stands.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::{
+    intake::Taken,
+    ports::{Clock, Memory, Ports, Swapped, Unavailable},
+    settings::Settings,
+};
+use crate::domain::{
+    claim::{self, Claimant, Denied, Loaded, Outcome},
+    event::End,
+    failure::Failure,
+    ids::{JobKey, RequestId},
+    plan::JobRecord,
+    step::Step,
+    ticket::{StepResult, Ticket},
+    time::Moment,
+};
+
+/// Why a handler goes no further with its step.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Not before this instant: the same place is parked.
+    Wait { until: Moment, why: Waiting },
+    /// A call failed.
+    Failed(Failure),
+    /// Another claim has the job.
+    NotHolder,
+    /// The home does not answer.
+    Down(Unavailable),
+    /// The handler panicked.
+    Panicked,
+}
+
+/// What a parked ticket waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// The account's rate.
+    Permit,
+    /// A pause that the service asked for, or its failures.
+    Gate,
+    /// Another job's turn.
+    Turn,
+    /// A listing that another reads.
+    Listing,
+    /// The next look, or the pause of a lost record.
+    Look,
+    /// The handler's next turn.
+    NextTurn,
+    /// An account that is not configured yet.
+    Account,
+    /// Sign-in: what happened, what to do next, and is it refused for good?
+    SignIn { message: String, next: String, is_refused: bool },
+}
+
+impl From<Unavailable> for Stop {
+    fn from(down: Unavailable) -> Self {
+        Self::Down(down)
+    }
+}
+
+/// A ticket whose place is this handler's.
+pub(super) struct Claimed<'a, P: Ports> {
+    pub(super) ports: &'a P,
+    pub(super) settings: &'a Settings,
+    /// The ticket as it was received, its work and its step.
+    pub(super) taken: Taken,
+    /// Account and id together.
+    pub(super) key: JobKey,
+    pub(super) claimant: Claimant,
+    /// The record as it was claimed.
+    pub(super) record: JobRecord,
+    pub(super) is_poison: bool,
+    /// The memory's clock at the claim, and ours.
+    anchor: (Moment, Duration),
+    is_lost: AtomicBool,
+    renewed_ms: AtomicU64,
+    gate_ms: AtomicI64,
+}
+
+impl<'a, P: Ports> Claimed<'a, P> {
+    pub(super) fn new(
+        (ports, settings): (&'a P, &'a Settings),
+        taken: Taken,
+        claimant: Claimant,
+        (record, is_poison): (JobRecord, bool),
+        anchor: (Moment, Duration),
+    ) -> Self {
+        let renewed_ms = AtomicU64::new(millis(anchor.1));
+        let key = taken.ticket.key();
+        let is_lost = AtomicBool::new(false);
+        let gate_ms = AtomicI64::new(i64::MIN);
+        Self { ports, settings, taken, key, claimant, record, is_poison, anchor, is_lost, renewed_ms, gate_ms }
+    }
+
+    /// A failure of this handler closed the account's gate, or met it closed.
+    pub(super) fn note_gate(&self, closed_until: Option<Moment>) {
+        if let Some(until) = closed_until {
+            self.gate_ms.store(until.as_millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// Until when the gate is closed that a failure of this handler closed.
+    pub(super) fn gate(&self) -> Option<Moment> {
+        let until = self.gate_ms.load(Ordering::Relaxed);
+        (until != i64::MIN).then(|| Moment::from_millis(until))
+    }
+
+    pub(super) fn ticket(&self) -> &Ticket {
+        &self.taken.ticket
+    }
+
+    pub(super) fn step(&self) -> Step {
+        self.taken.step
+    }
+
+    /// The memory's clock, as far as we can tell without asking.
+    pub(super) fn now(&self) -> Moment {
+        self.anchor.0.after(self.ports.clock().boot_time().saturating_sub(self.anchor.1))
+    }
+
+    /// Time since the claim.
+    fn age(&self) -> Duration {
+        self.ports.clock().boot_time().saturating_sub(self.anchor.1)
+    }
+
+    /// Is it time to stop at the next border?
+    pub(super) fn is_out_of_time(&self) -> bool {
+        self.age() >= self.settings.handler.0 || !self.may_call()
+    }
+
+    /// A handler that lost its claim, or could not renew it for two thirds of its lease, makes no further call.
+    pub(super) fn may_call(&self) -> bool {
+        let lease = self.settings.claim.lease;
+        let renewed = Duration::from_millis(self.renewed_ms.load(Ordering::Relaxed));
+        let since = self.ports.clock().boot_time().saturating_sub(renewed);
+        !self.is_lost.load(Ordering::Relaxed) && since < lease * 2 / 3
+    }
+
+    /// `MS-RequestId`: one per (job, step, try).
+    pub(super) fn request_id(&self) -> RequestId {
+        RequestId(self.key.uuid(&["request", &self.ticket().place.to_string()]))
+    }
+
+    /// Marks the step's write as begun. Returns the instant of the mark on the memory's clock, and on ours.
+    pub(super) async fn begin(
+        &self,
+        stamp: impl AsyncFn(Moment) -> Result<bool, Unavailable>,
+    ) -> Result<Begun, Stop> {
+        let boot = self.ports.clock().boot_time();
+        let mut loaded = self.ports.home().load(&self.key).await?;
+        for _ in 0..SWAPS {
+            let record = match claim::begin(&loaded, self.claimant, &self.settings.claim) {
+                Ok(record) => record,
+                Err(Denied::NotHolder) => return Err(self.lost()),
+                Err(Denied::InDoubt) => return Err(Stop::Wait { until: loaded.now, why: Waiting::Look }),
+            };
+            // ORDER: the turn is stamped with begin's own instant right before begin (docs/protocol.md, "Adoption").
+            if !stamp(loaded.now).await? {
+                return Err(Stop::Wait { until: loaded.now, why: Waiting::Turn });
+            }
+            match self.ports.home().swap(&self.key, loaded.birth.epoch, loaded.version, &record).await? {
+                Swapped::Done => {
+                    self.renewed_ms.store(millis(boot), Ordering::Relaxed);
+                    return Ok(Begun { boot });
+                }
+                Swapped::Refused(present) => loaded = *present,
+            }
+        }
+        Err(Stop::Down(contended()))
+    }
+
+    /// Did so much time pass since `begin` that the call must be dropped?
+    ///
+    /// A worker that was stopped in between may no longer be the one who decides: after a sixth of the lease it lets the
+    /// call be. The clock counts suspended time.
+    pub(super) fn is_too_late(&self, begun: Begun) -> bool {
+        self.ports.clock().boot_time().saturating_sub(begun.boot) > self.settings.claim.lease / 6
+    }
+
+    /// Writes down what was shown, before the step goes on.
+    pub(super) async fn record(&self, outcome: &Outcome<StepResult>) -> Result<JobRecord, Stop> {
+        self.swap(|loaded| claim::record(loaded, self.claimant, outcome.clone())).await
+    }
+
+    /// Does the claim still hold, by the memory's word?
+    pub(super) async fn still_holds(&self) -> bool {
+        self.may_call() && self.swap(|loaded| claim::renew(loaded, self.claimant, &self.settings.claim)).await.is_ok()
+    }
+
+    /// Renews the lease for as long as it is polled; ends only when the claim is lost.
+    pub(super) async fn keep(&self) {
+        let third = self.settings.claim.lease / 3;
+        loop {
+            self.ports.clock().sleep(third).await;
+            let boot = self.ports.clock().boot_time();
+            match self.swap(|loaded| claim::renew(loaded, self.claimant, &self.settings.claim)).await {
+                Ok(_) => self.renewed_ms.store(millis(boot), Ordering::Relaxed),
+                Err(Stop::NotHolder) => return,
+                Err(Stop::Wait { .. } | Stop::Failed(_) | Stop::Down(_) | Stop::Panicked) => {}
+            }
+        }
+    }
+
+    async fn swap(
+        &self,
+        decide: impl Fn(&Loaded<StepResult, End>) -> Result<JobRecord, Denied>,
+    ) -> Result<JobRecord, Stop> {
+        let mut loaded = self.ports.home().load(&self.key).await?;
+        for _ in 0..SWAPS {
+            let record = decide(&loaded).map_err(|_| self.lost())?;
+            match self.ports.home().swap(&self.key, loaded.birth.epoch, loaded.version, &record).await? {
+                Swapped::Done => return Ok(record),
+                Swapped::Refused(present) => loaded = *present,
+            }
+        }
+        Err(Stop::Down(contended()))
+    }
+
+    fn lost(&self) -> Stop {
+        self.is_lost.store(true, Ordering::Relaxed);
+        Stop::NotHolder
+    }
+}
+
+/// When a write was begun, by the clock that counts suspended time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    boot: Duration,
+}
+
+/// How often a swap is decided anew before the memory counts as not available.
+pub(super) const SWAPS: u32 = 8;
+
+pub(super) fn contended() -> Unavailable {
+    Unavailable { what: "memory", why: "the record changes faster than it can be written".to_owned() }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,131 @@
+//! Named points at which a debug build can be made to die, for the crash matrix. Release builds have none.
+//!
+//! `LONGSHORE_CRASH_AT=create-product.after-begin:1` kills the process the first time a worker comes there.
+
+use crate::domain::step::Step;
+
+/// The edges of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// The message is ours, nothing is claimed.
+    AfterReceive,
+    /// The place is taken.
+    AfterClaim,
+    /// Permit and token are there.
+    BeforeBegin,
+    /// The write is marked as begun.
+    AfterBegin,
+    /// The request is with the service, its answer is not read.
+    RequestSent,
+    /// The answer is read, nothing is recorded.
+    AnswerRead,
+    /// All that is to be written is known.
+    BeforeSettle,
+    /// Everything is written.
+    AfterSettle,
+}
+
+impl Edge {
+    /// All edges, in the order in which a step passes them.
+    pub const ALL: [Self; 8] = [
+        Self::AfterReceive,
+        Self::AfterClaim,
+        Self::BeforeBegin,
+        Self::AfterBegin,
+        Self::RequestSent,
+        Self::AnswerRead,
+        Self::BeforeSettle,
+        Self::AfterSettle,
+    ];
+
+    /// The edge's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AfterReceive => "after-receive",
+            Self::AfterClaim => "after-claim",
+            Self::BeforeBegin => "before-begin",
+            Self::AfterBegin => "after-begin",
+            Self::RequestSent => "request-sent",
+            Self::AnswerRead => "answer-read",
+            Self::BeforeSettle => "before-settle",
+            Self::AfterSettle => "after-settle",
+        }
+    }
+
+    /// Does this step pass this edge?
+    #[must_use]
+    pub const fn is_passed_by(self, step: Step) -> bool {
+        match self {
+            Self::AfterReceive | Self::AfterClaim | Self::BeforeSettle | Self::AfterSettle => true,
+            Self::BeforeBegin | Self::AfterBegin => step.retry_class().needs_begin(),
+            Self::RequestSent | Self::AnswerRead => step.quota_class().is_some(),
+        }
+    }
+}
+
+/// All points, as `step.edge`.
+#[must_use]
+pub fn points() -> Vec<String> {
+    Step::ALL
+        .into_iter()
+        .flat_map(|step| Edge::ALL.into_iter().filter(move |edge| edge.is_passed_by(step)).map(move |edge| name(step, edge)))
+        .collect()
+}
+
+fn name(step: Step, edge: Edge) -> String {
+    format!("{}.{}", step.name(), edge.name())
+}
+
+/// Dies here when this point is armed.
+#[cfg(debug_assertions)]
+pub(super) fn point(step: Step, edge: Edge) {
+    if armed::is_here(step, edge) {
+        std::process::abort();
+    }
+}
+
+/// Is this point armed, without dying? For the point that has to let the request go first.
+#[cfg(debug_assertions)]
+pub(super) fn is_armed(step: Step, edge: Edge) -> bool {
+    armed::is_here(step, edge)
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use super::{Edge, Step, name};
+
+    struct Armed {
+        name: String,
+        passes_left: AtomicU32,
+    }
+
+    fn armed() -> Option<&'static Armed> {
+        static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+        ARMED
+            .get_or_init(|| {
+                let text = std::env::var("LONGSHORE_CRASH_AT").ok()?;
+                let (name, count) = text.rsplit_once(':').unwrap_or((&text, "1"));
+                Some(Armed { name: name.to_owned(), passes_left: AtomicU32::new(count.parse().unwrap_or(1)) })
+            })
+            .as_ref()
+    }
+
+    pub(super) fn is_here(step: Step, edge: Edge) -> bool {
+        armed().is_some_and(|armed| {
+            armed.name == name(step, edge)
+                && armed
+                    .passes_left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_ok_and(|left| left == 1)
+        })
+    }
+}
+
+#[cfg(not(debug_assertions))]
+pub(super) const fn point(_step: Step, _edge: Edge) {}

@@ -1,0 +1,98 @@
+//! What the engine is told at start, by value. Every wait has the contract's value as default.
+
+use std::time::Duration;
+
+use crate::domain::{claim, plan, retry};
+
+/// The engine's settings.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Leases, the pause of a lost record, poison.
+    pub claim: claim::Policy,
+    /// Looks and polls.
+    pub waits: plan::Waits,
+    /// Backoff and attempts.
+    pub retry: retry::Policy,
+    /// Parks of a ticket that waits for somebody else.
+    pub parks: Parks,
+    /// Which names at the service carry our marker.
+    pub markers: Markers,
+    /// How far our clock and the service's may differ when an instant is to prove something.
+    pub clock_tolerance: Tolerance,
+    /// A handler starts no further call, and a transfer stops at a block border, after so long.
+    pub handler: HandlerTime,
+}
+
+/// Parks of a ticket that waits for somebody else.
+#[derive(Debug, Clone, Copy)]
+pub struct Parks {
+    /// Another job has the turn for the name.
+    pub name_turn: Duration,
+    /// Another job's write to the product is under way.
+    pub product_turn: Duration,
+    /// Another worker is reading the listing.
+    pub listing: Duration,
+    /// The memory does not answer.
+    pub unavailable: Duration,
+    /// A ticket of tomorrow.
+    pub newer: Duration,
+    /// An account that this worker does not know yet.
+    pub unknown_account: Duration,
+    /// How long an unknown account may stay unknown.
+    pub unknown_account_for: Duration,
+    /// A handler that ran out of time goes on in its next turn after so long.
+    pub next_turn: Duration,
+    /// A control ticket whose job is not claimed yet comes again after so long.
+    pub control: Duration,
+}
+
+impl Default for Parks {
+    fn default() -> Self {
+        Self {
+            name_turn: Duration::from_secs(32),
+            product_turn: Duration::from_secs(2),
+            listing: Duration::from_secs(32),
+            unavailable: Duration::from_secs(32),
+            newer: Duration::from_secs(64),
+            unknown_account: Duration::from_secs(32),
+            unknown_account_for: Duration::from_secs(600),
+            next_turn: Duration::ZERO,
+            control: Duration::from_secs(32),
+        }
+    }
+}
+
+/// Which names at the service carry our marker.
+#[derive(Debug, Clone, Copy)]
+pub struct Markers {
+    /// Product names: seen by people and partners.
+    pub products: bool,
+    /// Submission names: seen by the account alone.
+    pub submissions: bool,
+}
+
+impl Default for Markers {
+    fn default() -> Self {
+        Self { products: false, submissions: true }
+    }
+}
+
+/// A span by which two clocks may differ.
+#[derive(Debug, Clone, Copy)]
+pub struct Tolerance(pub Duration);
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self(Duration::from_secs(300))
+    }
+}
+
+/// How long a handler may keep a delivery before it starts nothing new.
+#[derive(Debug, Clone, Copy)]
+pub struct HandlerTime(pub Duration);
+
+impl Default for HandlerTime {
+    fn default() -> Self {
+        Self(Duration::from_secs(300))
+    }
+}

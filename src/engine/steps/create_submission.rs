@@ -1,0 +1,47 @@
+//! `create-submission`: makes the submission, one write at a time per product.
+
+use super::{Did, unexpected};
+use crate::{
+    domain::{
+        failure::{Cause, Failure, Kind},
+        ids::Marker,
+        job::{NewSubmission, Target},
+        service::{Request, Response},
+        step::Step,
+        ticket::StepResult,
+    },
+    engine::{
+        claimed::{Claimed, Stop},
+        ports::{Ports, TurnKey},
+    },
+};
+
+impl<P: Ports> Claimed<'_, P> {
+    pub(super) async fn create_submission(&self) -> Result<Did, Stop> {
+        let product = self.product_id()?;
+        let wanted = self.new_submission()?;
+        let turns = [TurnKey::Product(self.key.account.clone(), product)];
+        let request = Request::CreateSubmission { product, name: wanted.name, kind: wanted.kind };
+        let answer = self.write(&turns, &request).await;
+        self.give_turns_back(&turns).await;
+        match answer?.response {
+            Response::Submission(submission) => {
+                Ok(Did::done(StepResult::CreateSubmission { id: submission.id, adopted: false }))
+            }
+            other => Err(unexpected("createSubmission", &other)),
+        }
+    }
+
+    /// The submission that is sent: the name marked unless that is switched off.
+    pub(in crate::engine) fn new_submission(&self) -> Result<NewSubmission, Stop> {
+        let Some(Target::Create(wanted)) = &self.taken.work.submission else {
+            let cause = Cause::new(Kind::Internal, "the job makes no submission");
+            return Err(Stop::Failed(Failure::Permanent(cause)));
+        };
+        let mut wanted = wanted.clone();
+        if self.settings.markers.submissions {
+            wanted.name = Marker::of(&self.key, Step::CreateSubmission.name()).mark(&wanted.name);
+        }
+        Ok(wanted)
+    }
+}

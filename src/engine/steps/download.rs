@@ -1,0 +1,71 @@
+//! `download`: fetches what was asked for and verifies the signed package.
+
+use super::{Did, upload::fresh_url};
+use crate::{
+    domain::{
+        failure::{Cause, Failure, Kind},
+        service::SignedUrl,
+        step::QuotaClass,
+        ticket::StepResult,
+    },
+    engine::{
+        claimed::{Claimed, Stop},
+        ports::{Fetch, Packages, Ports, TransferHooks, Views},
+    },
+};
+
+/// The type of the download that the service signs (hardware-api 6.6).
+const SIGNED: &str = "signedPackage";
+
+impl<P: Ports> Claimed<'_, P> {
+    pub(super) async fn download(&self) -> Result<Did, Stop> {
+        let Some(spec) = &self.taken.work.download else {
+            return Ok(Did::done(StepResult::Download { files: Vec::new() }));
+        };
+        let (product, submission) = self.submission_ids()?;
+        let read = self.get_submission(QuotaClass::Download).await?;
+        let mut files = Vec::new();
+        for kind in &spec.kinds {
+            let Some(item) = read.download(kind) else {
+                if kind.eq_ignore_ascii_case(SIGNED) {
+                    let cause = Cause::new(Kind::RetryLater, "the submission does not show its signed package");
+                    return Err(Stop::Failed(Failure::Transient(cause)));
+                }
+                continue;
+            };
+            let fetch = Fetch { product, submission, kind, spec };
+            let hooks = Hooks { claimed: self, kind };
+            let file = self.ports.packages().download(&fetch, item.url.clone(), &hooks).await.map_err(Stop::Failed)?;
+            if kind.eq_ignore_ascii_case(SIGNED)
+                && let (Some(package), Some(facts)) = (&self.taken.work.package, &self.ticket().progress.package)
+            {
+                self.ports.packages().verify(&file, package, facts).await.map_err(Stop::Failed)?;
+            }
+            files.push(file);
+        }
+        Ok(Did::done(StepResult::Download { files }))
+    }
+}
+
+struct Hooks<'a, 'b, P: Ports> {
+    claimed: &'a Claimed<'b, P>,
+    kind: &'a str,
+}
+
+impl<P: Ports> TransferHooks for Hooks<'_, '_, P> {
+    async fn fresh_url(&self) -> Result<SignedUrl, Failure> {
+        fresh_url(self.claimed, self.kind, QuotaClass::Download).await
+    }
+
+    async fn may_replace(&self) -> bool {
+        self.claimed.may_call()
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.claimed.is_out_of_time()
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        self.claimed.ports.home().transferred(&self.claimed.key, done, total);
+    }
+}

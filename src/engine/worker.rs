@@ -1,0 +1,258 @@
+//! The story: a ticket is received and its place claimed, its step planned and carried out, the end of the turn concluded,
+//! and the delivery settled last.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures_util::FutureExt;
+
+use super::{
+    claimed::{Claimed, SWAPS, Stop, Waiting, contended},
+    conclude::refused_event,
+    crash::{self, Edge},
+    intake::{self, ControlTicket, Message, Taken},
+    look::Looked,
+    ports::{Clock, Memory, Origin, Ports, Queue, Received, Service, Settled, Swapped, Unavailable},
+    settings::Settings,
+    steps::Did,
+};
+use crate::domain::{
+    claim::{self, Arrival, Claim, Claimant, Outcome, Wished},
+    event::Class,
+    plan::{self, Next as Plan},
+    settlement::{Entry, Next, SetAside, Settlement},
+    ticket::Ticket,
+    time::Moment,
+};
+
+type Delivery<P> = <<P as Ports>::Home as Queue>::Delivery;
+
+/// A worker: stateless but for the number of its next claim.
+pub struct Worker<P: Ports> {
+    ports: Arc<P>,
+    settings: Arc<Settings>,
+    id: u128,
+    claims: AtomicU64,
+}
+
+/// What a claim came to.
+enum Claiming<'a, P: Ports> {
+    /// The place is ours.
+    Taken(Box<Claimed<'a, P>>),
+    /// There is nothing to do but this.
+    Settle(Settlement),
+}
+
+impl<P: Ports> Worker<P> {
+    /// A worker with this random id.
+    pub const fn new(ports: Arc<P>, settings: Arc<Settings>, id: u128) -> Self {
+        Self { ports, settings, id, claims: AtomicU64::new(0) }
+    }
+
+    /// What it works through.
+    pub(super) fn ports(&self) -> &P {
+        &self.ports
+    }
+
+    /// Carries one delivery as far as it goes now.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when not even that could be written down; the message comes again.
+    pub async fn handle(&self, received: Received<Delivery<P>>) -> Result<Settled, Unavailable> {
+        let now = self.ports.clock().wall();
+        let taken = match intake::read(&received, now) {
+            Message::Ticket(taken) => *taken,
+            other => return self.handle_other(received, other, now).await,
+        };
+        crash::point(taken.step, Edge::AfterReceive);
+        let (job, step) = (taken.ticket.key(), taken.step);
+        let settlement = match self.claim(&taken, &received).await {
+            Ok(Claiming::Settle(settlement)) => settlement,
+            Ok(Claiming::Taken(claimed)) => {
+                crash::point(step, Edge::AfterClaim);
+                // A panic is this job's own: it is caught here, where the delivery is still ours to settle.
+                let turn = AssertUnwindSafe(self.carry_out(&claimed)).catch_unwind().await;
+                claimed.conclude(turn.unwrap_or(Err(Stop::Panicked)), received.is_redelivered)
+            }
+            Err(down) => self.give_back(&taken.ticket, &down, now),
+        };
+        crash::point(step, Edge::BeforeSettle);
+        let settled = self.ports.home().settle(received.delivery, Some(&job), settlement).await;
+        crash::point(step, Edge::AfterSettle);
+        settled
+    }
+
+    /// Plans the step and does it, while the claim is kept alive beside it.
+    async fn carry_out(&self, claimed: &Claimed<'_, P>) -> Result<Did, Stop> {
+        tokio::select! {
+            biased;
+            outcome = self.follow_plan(claimed) => outcome,
+            () = claimed.keep() => Err(Stop::NotHolder),
+        }
+    }
+
+    async fn follow_plan(&self, claimed: &Claimed<'_, P>) -> Result<Did, Stop> {
+        if !self.ports.service().knows(&claimed.key.account) {
+            return self.unknown_account(claimed);
+        }
+        let mut record = claimed.record.clone();
+        loop {
+            let (step, now) = (claimed.step(), claimed.now());
+            match plan::next(step, claimed.ticket(), &record, claimed.is_poison, now, &self.settings.waits) {
+                Plan::Use(result) => return Ok(Did::Finished(result)),
+                Plan::Call => return claimed.perform().await,
+                Plan::Wait(until) => return Err(Stop::Wait { until, why: Waiting::Look }),
+                Plan::Finish(ending) => return Ok(Did::End(ending)),
+                Plan::Look(look) => match claimed.look(look).await? {
+                    Looked::Did(did) => return Ok(did),
+                    // ORDER: absence is recorded before the call that it allows.
+                    Looked::Absent => record = claimed.record(&Outcome::Absent).await?,
+                },
+            }
+        }
+    }
+
+    /// The memory does not answer, so nothing was claimed: the ticket goes back, marked.
+    fn give_back(&self, ticket: &Ticket, down: &Unavailable, now: Moment) -> Settlement {
+        tracing::warn!(job = %ticket.key(), %down, "the claim could not be made");
+        let due = now.after(self.settings.parks.unavailable);
+        let next = Next::Ticket(Box::new(ticket.clone().parked(due).suspected(true)));
+        let received = Some(Box::new(ticket.clone()));
+        Settlement { received, claimant: None, entry: Entry::Nothing, events: Vec::new(), next }
+    }
+
+    /// Takes the ticket's place, or says what else is to be done with it.
+    async fn claim<'a>(
+        &'a self,
+        taken: &Taken,
+        received: &Received<Delivery<P>>,
+    ) -> Result<Claiming<'a, P>, Unavailable> {
+        let ticket = &taken.ticket;
+        let key = ticket.key();
+        let arrival = Arrival {
+            place: ticket.place,
+            hash: ticket.hash,
+            is_intake: received.origin != Origin::Return,
+            is_suspect: received.is_redelivered || ticket.suspect,
+        };
+        let claimant = Claimant { worker: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) };
+        let boot = self.ports.clock().boot_time();
+        let mut loaded = self.ports.home().load(&key).await?;
+        for _ in 0..SWAPS {
+            let settle = |entry, events, next| {
+                let received = Some(Box::new(ticket.clone()));
+                Ok(Claiming::Settle(Settlement { received, claimant: None, entry, events, next }))
+            };
+            match claim::claim(&loaded, &arrival, claimant, &self.settings.claim) {
+                Claim::OtherContent => {
+                    let problem = format!("job {key} exists with other content; take another id, or --new");
+                    let event = refused_event(ticket, loaded.now, &problem);
+                    let aside = set_aside(Some(taken), &problem, &received.body);
+                    return settle(Entry::Nothing, vec![event], Next::SetAside(Box::new(aside)));
+                }
+                Claim::Ended { end, is_before } => {
+                    let entry = Entry::EndAgain { end: Box::new(end), set_aside: !is_before };
+                    return settle(entry, Vec::new(), Next::Nothing);
+                }
+                Claim::Stale => return settle(Entry::Nothing, Vec::new(), Next::Nothing),
+                Claim::Busy { until } => {
+                    let until = self.ports.home().busy_until(until, loaded.now);
+                    let parked = ticket.clone().parked(until).suspected(arrival.is_suspect);
+                    return settle(Entry::Nothing, Vec::new(), Next::Ticket(Box::new(parked)));
+                }
+                Claim::Take { record, is_poison, is_takeover } => {
+                    let swapped = self.ports.home().swap(&key, loaded.birth.epoch, loaded.version, &record).await?;
+                    match swapped {
+                        Swapped::Refused(present) => loaded = *present,
+                        Swapped::Done => {
+                            if is_takeover {
+                                tracing::info!(job = %key, place = %record.place, "took over from a worker that is gone");
+                            }
+                            let anchor = (loaded.now, boot);
+                            let outside = (&*self.ports, &*self.settings);
+                            let claimed = Claimed::new(outside, taken.clone(), claimant, (record, is_poison), anchor);
+                            return Ok(Claiming::Taken(Box::new(claimed)));
+                        }
+                    }
+                }
+            }
+        }
+        Err(contended())
+    }
+
+    /// A job of an account that nobody here knows waits a while: this worker's configuration may be the older one.
+    fn unknown_account(&self, claimed: &Claimed<'_, P>) -> Result<Did, Stop> {
+        let (now, parks) = (claimed.now(), &self.settings.parks);
+        if now.since(claimed.ticket().accepted_at) >= parks.unknown_account_for {
+            return Ok(Did::AccountRemoved);
+        }
+        Err(Stop::Wait { until: now.after(parks.unknown_account), why: Waiting::Account })
+    }
+
+    /// What is no job's ticket: a wish, a ticket of tomorrow, or nothing that can be read.
+    async fn handle_other(
+        &self,
+        received: Received<Delivery<P>>,
+        message: Message,
+        now: Moment,
+    ) -> Result<Settled, Unavailable> {
+        let nothing = |next| Settlement { received: None, claimant: None, entry: Entry::Nothing, events: Vec::new(), next };
+        let (job, settlement) = match message {
+            Message::Control(control) => {
+                let next = self.wish(&control).await?;
+                return self.ports.home().settle(received.delivery, Some(&control.job), nothing(next)).await;
+            }
+            Message::Newer => {
+                let later = Next::Raw { body: received.body, due: now.after(self.settings.parks.newer) };
+                (None, nothing(later))
+            }
+            Message::Unreadable { job, problem } => {
+                let mut aside = set_aside(None, &problem, &received.body);
+                aside.job.clone_from(&job);
+                (job, nothing(Next::SetAside(Box::new(aside))))
+            }
+            Message::Ticket(taken) => (Some(taken.ticket.key()), nothing(Next::Ticket(Box::new(taken.ticket)))),
+        };
+        self.ports.home().settle(received.delivery, job.as_ref(), settlement).await
+    }
+
+    /// Writes a wish into the job's record, and says whether the control ticket has to come again.
+    async fn wish(&self, control: &ControlTicket) -> Result<Next, Unavailable> {
+        let mut loaded = self.ports.home().load(&control.job).await?;
+        for _ in 0..SWAPS {
+            match claim::wish(&loaded, control.generation) {
+                Wished::Void => return Ok(Next::Nothing),
+                Wished::TooEarly | Wished::Stands if loaded.now >= control.until => return Ok(Next::Nothing),
+                Wished::TooEarly | Wished::Stands => {
+                    let due = loaded.now.after(self.settings.parks.control).min(control.until);
+                    let body = serde_json::to_string(control).unwrap_or_default();
+                    return Ok(Next::Raw { body, due });
+                }
+                Wished::Write(record) => {
+                    let epoch = loaded.birth.epoch;
+                    match self.ports.home().swap(&control.job, epoch, loaded.version, &record).await? {
+                        Swapped::Done => loaded.record = Some(record),
+                        Swapped::Refused(present) => loaded = *present,
+                    }
+                }
+            }
+        }
+        Err(contended())
+    }
+}
+
+fn set_aside(taken: Option<&Taken>, problem: &str, body: &str) -> SetAside {
+    let ticket: Option<&Ticket> = taken.map(|taken| &taken.ticket);
+    SetAside {
+        job: ticket.map(Ticket::key),
+        class: Class::Undecodable,
+        fingerprint: format!("{}:{}", Class::Undecodable, taken.map_or("message", |taken| taken.step.name())),
+        message: problem.to_owned(),
+        body: body.to_owned(),
+    }
+}
