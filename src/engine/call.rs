@@ -56,23 +56,12 @@ impl<P: Ports> Claimed<'_, P> {
         let permit = self.permit(QuotaClass::Write).await?;
         let token = self.token().await?;
         crash::point(self.step(), Edge::BeforeBegin);
-        let begun = self
-            .begin(async |at| match turns.first() {
-                Some(turn) => self.ports.home().stamp_turn(turn, &self.key, at).await,
-                None => Ok(true),
-            })
-            .await?;
+        let begun = self.begin(turns.first()).await?;
         crash::point(self.step(), Edge::AfterBegin);
         self.send_begun(request, permit, &token, begun).await
     }
 
-    async fn send_begun(
-        &self,
-        request: &Request,
-        permit: Permit,
-        token: &Token,
-        begun: Begun,
-    ) -> Result<Answer, Stop> {
+    async fn send_begun(&self, request: &Request, permit: Permit, token: &Token, begun: Begun) -> Result<Answer, Stop> {
         if self.is_too_late(begun) || !self.may_call() {
             let why = "the worker was stopped too long between begin and call; nothing was sent";
             return Err(Stop::Failed(Failure::Transient(Cause::new(Kind::NotSent, why))));
@@ -244,9 +233,7 @@ fn is_outage(cause: &Cause) -> bool {
 /// A token that was renewed a moment ago was refused, too: sign-in is what is wrong. The read waits like behind a gate.
 fn refused_again(failure: Failure) -> Failure {
     match failure {
-        Failure::Unauthorized(cause) => {
-            Failure::Throttled(Pause { retry_after: Some(Duration::from_secs(32)), cause })
-        }
+        Failure::Unauthorized(cause) => Failure::Throttled(Pause { retry_after: Some(Duration::from_secs(32)), cause }),
         other @ (Failure::Transient(_) | Failure::Throttled(_) | Failure::Indeterminate(_) | Failure::Permanent(_)) => {
             other
         }

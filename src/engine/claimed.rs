@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     intake::Taken,
-    ports::{Clock, Memory, Ports, Swapped, Unavailable},
+    ports::{Clock, Memory, Ports, Swapped, TurnKey, Turns, Unavailable},
     settings::Settings,
 };
 use crate::domain::{
@@ -147,10 +147,7 @@ impl<'a, P: Ports> Claimed<'a, P> {
     }
 
     /// Marks the step's write as begun. Returns the instant of the mark on the memory's clock, and on ours.
-    pub(super) async fn begin(
-        &self,
-        stamp: impl AsyncFn(Moment) -> Result<bool, Unavailable>,
-    ) -> Result<Begun, Stop> {
+    pub(super) async fn begin(&self, turn: Option<&TurnKey>) -> Result<Begun, Stop> {
         let boot = self.ports.clock().boot_time();
         let mut loaded = self.ports.home().load(&self.key).await?;
         for _ in 0..SWAPS {
@@ -160,7 +157,9 @@ impl<'a, P: Ports> Claimed<'a, P> {
                 Err(Denied::InDoubt) => return Err(Stop::Wait { until: loaded.now, why: Waiting::Look }),
             };
             // ORDER: the turn is stamped with begin's own instant right before begin (docs/protocol.md, "Adoption").
-            if !stamp(loaded.now).await? {
+            if let Some(turn) = turn
+                && !self.ports.home().stamp_turn(turn, &self.key, loaded.now).await?
+            {
                 return Err(Stop::Wait { until: loaded.now, why: Waiting::Turn });
             }
             match self.ports.home().swap(&self.key, loaded.birth.epoch, loaded.version, &record).await? {

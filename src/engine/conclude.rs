@@ -163,7 +163,8 @@ impl<P: Ports> Claimed<'_, P> {
         let now = self.now();
         if !watch.said_stuck && now.since(watch.unchanged_since) >= self.settings.waits.stuck_after {
             watch.said_stuck = true;
-            let data = json!({ "step": Step::Poll, "workflow_step": watch.step, "since": watch.unchanged_since.timestamp() });
+            let data =
+                json!({ "step": Step::Poll, "workflow_step": watch.step, "since": watch.unchanged_since.timestamp() });
             events.push(self.event(Name::Stuck, n::STUCK, data));
         }
         let mut ticket = self.ticket().clone().next_try(self.capped(at));
@@ -188,13 +189,19 @@ impl<P: Ports> Claimed<'_, P> {
         let is_in_doubt = self.record.needs_look() && self.step().retry_class().needs_begin();
         let doubt = if is_in_doubt { format!("; what became of {} is not known", self.step()) } else { String::new() };
         let (name, class, message) = match ending {
-            Ending::Cancelled => (EndName::Cancelled, Class::Cancelled, format!("cancelled before {}{doubt}", self.step())),
+            Ending::Cancelled => {
+                (EndName::Cancelled, Class::Cancelled, format!("cancelled before {}{doubt}", self.step()))
+            }
             Ending::TimedOut => {
                 (EndName::TimedOut, Class::Deadline, format!("the deadline came before {}{doubt}", self.step()))
             }
             Ending::Poison => {
                 let lost = self.record.lost;
-                (EndName::DeadLettered, Class::Poison, format!("{lost} workers in a row were lost at {}{doubt}", self.step()))
+                (
+                    EndName::DeadLettered,
+                    Class::Poison,
+                    format!("{lost} workers in a row were lost at {}{doubt}", self.step()),
+                )
             }
         };
         let next = next_step(class, self.key.id.as_str());
@@ -228,7 +235,8 @@ impl<P: Ports> Claimed<'_, P> {
                     events.push(self.event(Name::Stuck, n::STUCK, data));
                 }
             }
-            Waiting::Gate | Waiting::Turn | Waiting::Listing | Waiting::Look | Waiting::NextTurn | Waiting::Account => {}
+            Waiting::Gate | Waiting::Turn | Waiting::Listing | Waiting::Look | Waiting::NextTurn | Waiting::Account => {
+            }
         }
         // The same place in a new message has no redelivery flag: the mark takes its place.
         let ticket = ticket.parked(self.capped(until)).suspected(is_redelivered);
@@ -276,7 +284,9 @@ impl<P: Ports> Claimed<'_, P> {
                 settlement
             }
             (Decision::LookIn(wait), failure) => self.unclear(&failure, open(wait)),
-            (Decision::Renew, failure) => self.again(&failure, now.after(self.settings.retry.throttle_pause), self.ticket().attempts),
+            (Decision::Renew, failure) => {
+                self.again(&failure, now.after(self.settings.retry.throttle_pause), self.ticket().attempts)
+            }
             (Decision::GiveUp, failure) => self.given_up(&failure),
         }
     }
@@ -286,7 +296,11 @@ impl<P: Ports> Claimed<'_, P> {
         match failure {
             Failure::Permanent(cause)
                 if cause.kind == Kind::NotFound
-                    && self.ticket().progress.made_at.is_some_and(|at| self.now().since(at) < self.settings.waits.fresh_for) =>
+                    && self
+                        .ticket()
+                        .progress
+                        .made_at
+                        .is_some_and(|at| self.now().since(at) < self.settings.waits.fresh_for) =>
             {
                 Failure::Transient(cause)
             }
@@ -325,7 +339,8 @@ impl<P: Ports> Claimed<'_, P> {
         let class = match failure {
             Failure::Transient(_) if is_transfer(cause.kind) => Class::Transfer,
             Failure::Transient(_) => {
-                cause.message = format!("{} attempts were spent; the last: {}", self.settings.retry.max_attempts, cause.message);
+                cause.message =
+                    format!("{} attempts were spent; the last: {}", self.settings.retry.max_attempts, cause.message);
                 Class::AttemptsSpent
             }
             Failure::Permanent(_) | Failure::Throttled(_) | Failure::Indeterminate(_) | Failure::Unauthorized(_) => {
@@ -345,15 +360,24 @@ const fn is_transfer(kind: Kind) -> bool {
 /// What a person does next.
 fn next_step(class: Class, id: &str) -> String {
     match class {
-        Class::Preflight => format!("mend the package or the job as said, then submit it again; check first with: longshore preflight ({id})"),
+        Class::Preflight => format!(
+            "mend the package or the job as said, then submit it again; check first with: longshore preflight ({id})"
+        ),
         Class::Source => format!("make the source readable and unchanged, then: longshore job retry {id}"),
         Class::Forbidden => format!(
             "give the account's application the role \"Driver Submitter\" in Partner Center (Users, Azure AD applications), then: longshore job retry {id}"
         ),
-        Class::Rejected => format!("change what the service refused and submit a new job, or: longshore job retry {id}"),
-        Class::WorkflowFailed => "mend the package and submit a new job: a failed submission can be neither committed again nor replaced".to_owned(),
+        Class::Rejected => {
+            format!("change what the service refused and submit a new job, or: longshore job retry {id}")
+        }
+        Class::WorkflowFailed => {
+            "mend the package and submit a new job: a failed submission can be neither committed again nor replaced"
+                .to_owned()
+        }
         Class::Transfer => format!("check network and proxy with: longshore doctor; then: longshore job retry {id}"),
-        Class::Verification => format!("compare the signed package with what was submitted; fetch it again with: longshore job retry {id}"),
+        Class::Verification => {
+            format!("compare the signed package with what was submitted; fetch it again with: longshore job retry {id}")
+        }
         Class::AttemptsSpent => format!("see whether the service is well again, then: longshore job retry {id}"),
         Class::Cancelled => format!("what was made at the service remains there; to go on: longshore job retry {id}"),
         Class::Deadline => format!("to go on with a new deadline of the same length: longshore job retry {id}"),

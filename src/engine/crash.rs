@@ -69,7 +69,9 @@ impl Edge {
 pub fn points() -> Vec<String> {
     Step::ALL
         .into_iter()
-        .flat_map(|step| Edge::ALL.into_iter().filter(move |edge| edge.is_passed_by(step)).map(move |edge| name(step, edge)))
+        .flat_map(|step| {
+            Edge::ALL.into_iter().filter(move |edge| edge.is_passed_by(step)).map(move |edge| name(step, edge))
+        })
         .collect()
 }
 

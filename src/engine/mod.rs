@@ -4,16 +4,16 @@
 //! stands between it and the service, [`look`] how a doubt is resolved, [`steps`] what each step does, [`conclude`] what
 //! is written at its end, and [`settle`] the order of those writes where broker and memory are apart.
 
+pub mod crash;
 pub mod ports;
 pub mod settings;
-pub mod crash;
 
-pub mod worker;
-pub mod intake;
-mod claimed;
 mod call;
-mod steps;
-mod look;
+mod claimed;
 mod conclude;
-pub mod settle;
 pub mod drain;
+pub mod intake;
+mod look;
+pub mod settle;
+mod steps;
+pub mod worker;

@@ -101,11 +101,7 @@ pub async fn settle<B: Broker, M: Memory>(
     Ok(if writes.is_lost { Settled::Lost } else { Settled::Done })
 }
 
-async fn recorded<M: Memory>(
-    memory: &M,
-    job: Option<&JobKey>,
-    settlement: &Settlement,
-) -> Result<Writes, Unavailable> {
+async fn recorded<M: Memory>(memory: &M, job: Option<&JobKey>, settlement: &Settlement) -> Result<Writes, Unavailable> {
     let Some(job) = job.filter(|_| needs_memory(&settlement.entry)) else { return Ok(plain(settlement)) };
     let mut loaded = memory.load(job).await?;
     for _ in 0..SWAPS {

@@ -201,7 +201,8 @@ impl<P: Ports> Worker<P> {
         message: Message,
         now: Moment,
     ) -> Result<Settled, Unavailable> {
-        let nothing = |next| Settlement { received: None, claimant: None, entry: Entry::Nothing, events: Vec::new(), next };
+        let nothing =
+            |next| Settlement { received: None, claimant: None, entry: Entry::Nothing, events: Vec::new(), next };
         let (job, settlement) = match message {
             Message::Control(control) => {
                 let next = self.wish(&control).await?;

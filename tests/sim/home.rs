@@ -1,0 +1,443 @@
+//! The third home: every port of the engine over the world of one seed.
+
+use std::time::Duration;
+
+use longshore::{
+    domain::{
+        claim::{Epoch, Loaded},
+        event::{End, Event},
+        ids::{AccountName, JobKey, ProductId},
+        plan::JobRecord,
+        quota::Admission,
+        service::{PageLink, Product},
+        settlement::{SetAside, Settlement},
+        step::{Kind, QuotaClass},
+        ticket::{StepResult, Ticket},
+        time::Moment,
+    },
+    engine::{
+        ports::{
+            Listing, Listings, Memory, Origin, Queue, Quota, Received, Settled, Swapped, Turn, TurnKey, Turns,
+            Unavailable, Views,
+        },
+        settle::{self, Broker, Proof},
+    },
+};
+
+use crate::world::{State, StoredListing, World};
+
+/// One worker's view of the world.
+#[derive(Clone)]
+pub struct SimHome {
+    pub world: World,
+    pub who: u64,
+}
+
+const TURN_FOR: Duration = Duration::from_secs(1_200);
+const LISTING_LEASE: Duration = Duration::from_secs(60);
+const LISTING_FOR: Duration = Duration::from_secs(600);
+
+fn lost(what: &'static str) -> Unavailable {
+    Unavailable { what, why: "its answer was lost".to_owned() }
+}
+
+impl SimHome {
+    /// An effect in the memory, between two edges; its answer may be lost.
+    async fn in_memory<T>(&self, what: &'static str, effect: impl FnOnce(&mut State) -> T) -> Result<T, Unavailable> {
+        self.world.edge(self.who, what).await;
+        let (value, is_lost) = {
+            let mut state = self.world.lock();
+            let value = effect(&mut state);
+            state.snapshot();
+            let rate = state.mix.memory_answer_lost;
+            (value, state.strike(rate, "memory's answer lost"))
+        };
+        self.world.edge(self.who, what).await;
+        if is_lost { Err(lost("memory")) } else { Ok(value) }
+    }
+
+    /// An effect in the broker, between two edges; its confirm may be lost.
+    async fn in_broker(&self, what: &'static str, effect: impl FnOnce(&mut State)) -> Result<(), Unavailable> {
+        self.world.edge(self.who, what).await;
+        let is_lost = {
+            let mut state = self.world.lock();
+            effect(&mut state);
+            let rate = state.mix.confirm_lost;
+            state.strike(rate, "confirm lost")
+        };
+        self.world.changed.notify_waiters();
+        self.world.edge(self.who, what).await;
+        if is_lost { Err(lost("broker")) } else { Ok(()) }
+    }
+
+    fn load_from(state: &State, job: &JobKey) -> Loaded<StepResult, End> {
+        let now = state.now();
+        let stored = state.store.records.get(job);
+        let record = stored.map(|(_, record)| record.clone());
+        let holder_lives = record.as_ref().and_then(|record| record.holder).is_some_and(|holder| holder.until > now);
+        Loaded { record, version: stored.map_or(0, |(version, _)| *version), birth: state.birth, now, holder_lives }
+    }
+}
+
+/// A message that was given out. Dropped unsettled it comes again.
+pub struct SimDelivery {
+    world: World,
+    pub message: u64,
+    pub who: u64,
+}
+
+impl Drop for SimDelivery {
+    fn drop(&mut self) {
+        let mut state = self.world.lock();
+        state.inside -= 1;
+        let now = state.now();
+        if let Some(message) = state.messages.get_mut(&self.message).filter(|m| m.taken_by == Some(self.who)) {
+            message.taken_by = None;
+            message.is_redelivered = true;
+            message.due = now.after(Duration::from_secs(1));
+        }
+    }
+}
+
+impl Queue for SimHome {
+    type Delivery = SimDelivery;
+
+    async fn receive(&self, lane: Kind) -> Result<Received<SimDelivery>, Unavailable> {
+        loop {
+            let wait = {
+                let mut state = self.world.lock();
+                let now = state.now();
+                let ready: Vec<u64> = state
+                    .messages
+                    .values()
+                    .filter(|m| m.lane == lane && m.taken_by.is_none() && m.due <= now)
+                    .map(|m| m.id)
+                    .collect();
+                if !ready.is_empty() && !state.dead.contains(&self.who) {
+                    let pick = ready[state.order.below(ready.len() as u64) as usize];
+                    let message = state.messages.get_mut(&pick).unwrap();
+                    message.taken_by = Some(self.who);
+                    let (origin, body) = (message.origin, message.body.clone());
+                    let is_redelivered = message.is_redelivered;
+                    state.note(&format!("w{} received m{pick}, redelivered {is_redelivered}", self.who));
+                    state.inside += 1;
+                    let delivery = SimDelivery { world: self.world.clone(), message: pick, who: self.who };
+                    let published_at = None;
+                    return Ok(Received { delivery, origin, body, is_redelivered, producer: None, published_at });
+                }
+                let next =
+                    state.messages.values().filter(|m| m.lane == lane && m.taken_by.is_none()).map(|m| m.due).min();
+                next.map_or(Duration::from_secs(600), |due| due.since(now).max(Duration::from_millis(1)))
+            };
+            let changed = self.world.changed.notified();
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn settle(
+        &self,
+        delivery: SimDelivery,
+        job: Option<&JobKey>,
+        settlement: Settlement,
+    ) -> Result<Settled, Unavailable> {
+        settle::settle(self, self, delivery, job, &settlement).await
+    }
+}
+
+impl Broker for SimHome {
+    type Delivery = SimDelivery;
+
+    async fn publish(&self, ticket: &Ticket) -> Result<(), Unavailable> {
+        let body = serde_json::to_string(ticket).unwrap();
+        let lane = ticket.lane();
+        let place = ticket.place;
+        let due = ticket.due;
+        self.in_broker("publish", move |state| {
+            let due = due.unwrap_or_else(|| state.now());
+            state.note(&format!("ticket {} at {place}", ticket.key()));
+            state.publish(body, Origin::Return, lane, due);
+        })
+        .await
+    }
+
+    async fn publish_raw(&self, of: &SimDelivery, body: &str, due: Moment) -> Result<(), Unavailable> {
+        let (of, body) = (of.message, body.to_owned());
+        self.in_broker("publish raw", move |state| {
+            let lane = state.messages.get(&of).map_or(Kind::Submission, |message| message.lane);
+            state.publish(body, Origin::Return, lane, due);
+        })
+        .await
+    }
+
+    async fn announce(&self, event: &Event) -> Result<(), Unavailable> {
+        let event = event.clone();
+        self.in_broker("announce", move |state| {
+            state.note(&format!("event {} of {}", event.name, event.job));
+            state.events.push(event);
+        })
+        .await
+    }
+
+    async fn set_aside(&self, end: &End) -> Result<(), Unavailable> {
+        let end = end.clone();
+        self.in_broker("set aside", move |state| state.set_aside.push(end)).await
+    }
+
+    async fn set_message_aside(&self, message: &SetAside) -> Result<(), Unavailable> {
+        let message = message.clone();
+        self.in_broker("set message aside", move |state| state.messages_aside.push(message)).await
+    }
+
+    async fn acknowledge(&self, delivery: SimDelivery, _proof: Proof) -> Result<(), Unavailable> {
+        let (who, id) = (self.who, delivery.message);
+        let done = self
+            .in_broker("acknowledge", move |state| {
+                // A delivery of a connection that is gone cannot be acknowledged.
+                if state.messages.get(&id).is_some_and(|message| message.taken_by == Some(who)) {
+                    state.messages.remove(&id);
+                    state.note(&format!("m{id} acknowledged"));
+                }
+            })
+            .await;
+        drop(delivery);
+        done
+    }
+}
+
+impl Memory for SimHome {
+    async fn load(&self, job: &JobKey) -> Result<Loaded<StepResult, End>, Unavailable> {
+        self.in_memory("load", |state| Self::load_from(state, job)).await
+    }
+
+    async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
+        self.in_memory("swap", |state| {
+            let present = Self::load_from(state, job);
+            if present.birth.epoch != epoch || present.version != version {
+                return Swapped::Refused(Box::new(present));
+            }
+            let next = state.next_version;
+            state.next_version += 1;
+            state.note(&format!("record {job} at {} v{next}", record.place));
+            state.store.records.insert(job.clone(), (next, record.clone()));
+            Swapped::Done
+        })
+        .await
+    }
+}
+
+impl Turns for SimHome {
+    async fn take_turn(&self, key: &TurnKey, job: &JobKey) -> Result<Turn, Unavailable> {
+        self.in_memory("take turn", |state| {
+            let now = state.now();
+            match state.store.turns.get(key) {
+                Some((holder, begun_at, until)) if *until > now => {
+                    if holder == job {
+                        Turn::Ours { begun_at: *begun_at }
+                    } else {
+                        Turn::Held
+                    }
+                }
+                Some(_) | None => {
+                    state.store.turns.insert(key.clone(), (job.clone(), None, now.after(TURN_FOR)));
+                    Turn::Ours { begun_at: None }
+                }
+            }
+        })
+        .await
+    }
+
+    async fn stamp_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Moment) -> Result<bool, Unavailable> {
+        self.in_memory("stamp turn", |state| match state.store.turns.get_mut(key) {
+            Some((holder, stamp, until)) if holder == job => {
+                *stamp = Some(begun_at);
+                *until = begun_at.after(TURN_FOR);
+                true
+            }
+            Some(_) | None => false,
+        })
+        .await
+    }
+
+    async fn end_turn(&self, key: &TurnKey, job: &JobKey) -> Result<(), Unavailable> {
+        self.in_memory("end turn", |state| {
+            if state.store.turns.get(key).is_some_and(|(holder, ..)| holder == job) {
+                state.store.turns.remove(key);
+            }
+        })
+        .await
+    }
+
+    async fn own(&self, account: &AccountName, product: ProductId, job: &JobKey) -> Result<(), Unavailable> {
+        self.in_memory("own", |state| {
+            state.store.owners.entry((account.clone(), product)).or_insert_with(|| job.clone());
+        })
+        .await
+    }
+
+    async fn owner(&self, account: &AccountName, product: ProductId) -> Result<Option<JobKey>, Unavailable> {
+        self.in_memory("owner", |state| state.store.owners.get(&(account.clone(), product)).cloned()).await
+    }
+}
+
+impl Listings for SimHome {
+    async fn join_listing(
+        &self,
+        account: &AccountName,
+        not_before: Moment,
+        job: &JobKey,
+    ) -> Result<Listing, Unavailable> {
+        self.in_memory("join listing", |state| {
+            let now = state.now();
+            let lease = Some((job.clone(), now.after(LISTING_LEASE)));
+            if let Some(listing) = state.store.listings.get_mut(account)
+                && listing.started >= not_before
+                && listing.started.after(LISTING_FOR) > now
+            {
+                if listing.is_whole {
+                    return Listing::Whole { is_complete: listing.is_complete };
+                }
+                return match &listing.lease {
+                    Some((reader, until)) if reader != job && *until > now => Listing::Read,
+                    Some(_) | None => {
+                        listing.lease = lease;
+                        Listing::Ours { next: listing.next.clone() }
+                    }
+                };
+            }
+            if let Some(listing) = state.store.listings.get(account)
+                && !listing.is_whole
+                && listing.lease.as_ref().is_some_and(|(reader, until)| reader != job && *until > now)
+            {
+                return Listing::Read;
+            }
+            let listing = StoredListing {
+                started: now,
+                lease,
+                next: None,
+                products: Vec::new(),
+                is_whole: false,
+                is_complete: false,
+                failures: 0,
+            };
+            state.store.listings.insert(account.clone(), listing);
+            Listing::Ours { next: None }
+        })
+        .await
+    }
+
+    async fn add_page(
+        &self,
+        account: &AccountName,
+        job: &JobKey,
+        products: &[Product],
+        next: Option<&PageLink>,
+    ) -> Result<bool, Unavailable> {
+        self.in_memory("add page", |state| {
+            let now = state.now();
+            let Some(listing) = state.store.listings.get_mut(account) else { return false };
+            if !listing.lease.as_ref().is_some_and(|(reader, until)| reader == job && *until > now) {
+                return false;
+            }
+            listing.products.extend(products.iter().cloned());
+            listing.next = next.cloned();
+            listing.failures = 0;
+            listing.is_whole = next.is_none();
+            listing.is_complete = next.is_none();
+            listing.lease = next.map(|_| (job.clone(), now.after(LISTING_LEASE)));
+            true
+        })
+        .await
+    }
+
+    async fn page_failed(&self, account: &AccountName, job: &JobKey) -> Result<(), Unavailable> {
+        self.in_memory("page failed", |state| {
+            if let Some(listing) = state.store.listings.get_mut(account)
+                && listing.lease.as_ref().is_some_and(|(reader, _)| reader == job)
+            {
+                listing.failures += 1;
+                listing.lease = None;
+                listing.is_whole = listing.failures >= 5;
+            }
+        })
+        .await
+    }
+
+    async fn leave_listing(&self, account: &AccountName, job: &JobKey) -> Result<(), Unavailable> {
+        self.in_memory("leave listing", |state| {
+            if let Some(listing) = state.store.listings.get_mut(account)
+                && listing.lease.as_ref().is_some_and(|(reader, _)| reader == job)
+            {
+                listing.lease = None;
+            }
+        })
+        .await
+    }
+
+    async fn listed(&self, account: &AccountName, name: &str) -> Result<Vec<Product>, Unavailable> {
+        self.in_memory("listed", |state| {
+            let listing = state.store.listings.get(account);
+            listing.map_or_else(Vec::new, |l| l.products.iter().filter(|p| p.name == name).cloned().collect())
+        })
+        .await
+    }
+}
+
+impl Quota for SimHome {
+    async fn permit(
+        &self,
+        account: &AccountName,
+        class: QuotaClass,
+        refusals: u32,
+        chance: f64,
+    ) -> Result<Admission, Unavailable> {
+        self.in_memory("permit", |state| {
+            let now = state.now();
+            let bucket = state.store.buckets.entry(account.clone()).or_default();
+            bucket.admit(now, class, refusals, &State::limits(), chance)
+        })
+        .await
+    }
+
+    async fn throttled(&self, account: &AccountName, pause: Duration) -> Result<Moment, Unavailable> {
+        self.in_memory("throttled", |state| {
+            let now = state.now();
+            let until = now.after(pause);
+            state.store.buckets.entry(account.clone()).or_default().throttled(now, until, &State::limits());
+            until
+        })
+        .await
+    }
+
+    async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {
+        self.in_memory("failed", |state| {
+            let now = state.now();
+            state.store.buckets.entry(account.clone()).or_default().failed(now, &State::limits())
+        })
+        .await
+    }
+
+    async fn succeeded(&self, account: &AccountName) -> Result<(), Unavailable> {
+        self.in_memory("succeeded", |state| {
+            if let Some(bucket) = state.store.buckets.get_mut(account).filter(|bucket| bucket.is_troubled()) {
+                bucket.succeeded();
+            }
+        })
+        .await
+    }
+
+    async fn polls_in_flight(&self, _account: &AccountName) -> Result<u64, Unavailable> {
+        Ok(1)
+    }
+
+    fn polls_per_minute(&self, _account: &AccountName) -> f64 {
+        300.0
+    }
+}
+
+impl Views for SimHome {
+    fn transferred(&self, _job: &JobKey, _done: u64, _total: u64) {}
+}
