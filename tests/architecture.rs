@@ -30,8 +30,17 @@ const RULES: &[Rule] = &[
         within: &["domain/"],
         except: &[],
         forbidden: &[
-            "crate::clock", "crate::config", "crate::engine", "crate::embedded", "crate::identity",
-            "crate::partner_center", "crate::transfer", "crate::package", "crate::telemetry", "crate::cli", "crate::app",
+            "crate::clock",
+            "crate::config",
+            "crate::engine",
+            "crate::embedded",
+            "crate::identity",
+            "crate::partner_center",
+            "crate::transfer",
+            "crate::package",
+            "crate::telemetry",
+            "crate::cli",
+            "crate::app",
         ],
         why: "domain/ knows nobody",
     },
@@ -45,18 +54,26 @@ const RULES: &[Rule] = &[
         within: &["engine/"],
         except: &[],
         forbidden: &[
-            "tokio::spawn", "task::spawn", "spawn_blocking", "rusqlite", "reqwest", "axum", "Instant::now", "rand::",
-            "crate::clock", "crate::embedded", "crate::identity", "crate::partner_center", "crate::transfer",
-            "crate::sandbox", "crate::cli", "crate::app",
+            "tokio::spawn",
+            "task::spawn",
+            "spawn_blocking",
+            "rusqlite",
+            "reqwest",
+            "axum",
+            "Instant::now",
+            "rand::",
+            "crate::clock",
+            "crate::embedded",
+            "crate::identity",
+            "crate::partner_center",
+            "crate::transfer",
+            "crate::sandbox",
+            "crate::cli",
+            "crate::app",
         ],
         why: "the engine sees only ports; its tasks live in a JoinSet that it owns, time and chance come through a port",
     },
-    Rule {
-        within: &[""],
-        except: &["embedded/"],
-        forbidden: &["rusqlite"],
-        why: "only embedded/ names rusqlite",
-    },
+    Rule { within: &[""], except: &["embedded/"], forbidden: &["rusqlite"], why: "only embedded/ names rusqlite" },
     Rule {
         within: &[""],
         except: &["partner_center/", "identity/", "transfer/", "http/", "http.rs"],
@@ -146,7 +163,11 @@ fn check(name: &str, text: &str) -> Vec<String> {
     if name.starts_with("sandbox/") {
         for (at, module) in crate_modules(&code, name) {
             if !KNOWN_TO_SANDBOX.contains(&module.as_str()) {
-                breach(at, &format!("crate::{module}"), "the sandbox knows crate::clock and nothing else of this crate");
+                breach(
+                    at,
+                    &format!("crate::{module}"),
+                    "the sandbox knows crate::clock and nothing else of this crate",
+                );
             }
         }
     }
@@ -154,7 +175,9 @@ fn check(name: &str, text: &str) -> Vec<String> {
 }
 
 fn applies(rule: &Rule, name: &str) -> bool {
-    let named = |places: &[&str]| places.iter().any(|place| name == *place || name.starts_with(place) && !place.ends_with(".rs"));
+    let named = |places: &[&str]| {
+        places.iter().any(|place| name == *place || name.starts_with(place) && !place.ends_with(".rs"))
+    };
     named(rule.within) && !named(rule.except)
 }
 
@@ -319,14 +342,16 @@ fn character(rest: &str) -> Option<usize> {
 /// Paths that exist on one machine only, with their lines.
 fn machine_paths(text: &str) -> Vec<(usize, String)> {
     // put together here, so that this file does not find itself
-    let marks = [["/", "root", "/"], ["/", "work", "/"], ["/", "home", "/"], ["/", "Users", "/"], ["C:\\", "Users", "\\"]];
+    let marks =
+        [["/", "root", "/"], ["/", "work", "/"], ["/", "home", "/"], ["/", "Users", "/"], ["C:\\", "Users", "\\"]];
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
         for mark in marks.iter().map(|parts| parts.concat()) {
             for (at, _) in line.match_indices(&mark) {
                 // part of a longer path or of an address is no machine path
                 let before = line[..at].chars().next_back();
-                if before.is_none_or(|c| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '}' | '>' | '~' | '*'))) {
+                if before.is_none_or(|c| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '}' | '>' | '~' | '*')))
+                {
                     found.push((number + 1, line[at..].chars().take(60).collect()));
                 }
             }
@@ -342,7 +367,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         let path = entry.path();
         let name = entry.file_name();
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && !matches!(name.to_str(), Some("target" | ".git" | "node_modules" | "demo-out" | ".longshore")) {
+        if kind.is_dir()
+            && !matches!(name.to_str(), Some("target" | ".git" | "node_modules" | "demo-out" | ".longshore"))
+        {
             found.extend(files(&path));
         } else if kind.is_file() && name != ".git" {
             found.push(path);
@@ -398,7 +425,10 @@ mod the_checker_bites {
     #[test]
     fn but_not_on_comments_texts_tests_or_longer_names() {
         accepted("domain/a.rs", "/// As `tokio::select!` does. std::env\n/* rand::x /* nested */ HashMap */ fn f() {}");
-        accepted("domain/a.rs", "const A: &str = \"tokio \\\" redis\"; const B: &str = r#\"lapin \" x\"#; const C: char = '\"';");
+        accepted(
+            "domain/a.rs",
+            "const A: &str = \"tokio \\\" redis\"; const B: &str = r#\"lapin \" x\"#; const C: char = '\"';",
+        );
         accepted("domain/a.rs", "fn f<'a>(x: &'a str) -> &'a str { x } // HashMap");
         accepted("domain/a.rs", "struct Environment; let redistributed = operand::x(); let my_tokio = 1;");
         accepted("domain/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use std::collections::HashMap; }");
@@ -430,7 +460,10 @@ mod the_checker_bites {
             assert!(!check("sandbox/mod.rs", code).is_empty(), "{code:?} was let through");
         }
         refused("sandbox/blob.rs", "use super::super::domain;", "domain");
-        accepted("sandbox/blob.rs", "use crate::{clock, sandbox::{domain, transfer}}; use super::store; use crate::clock::now;");
+        accepted(
+            "sandbox/blob.rs",
+            "use crate::{clock, sandbox::{domain, transfer}}; use super::store; use crate::clock::now;",
+        );
         accepted("sandbox/hardware/products.rs", "use super::super::store;");
     }
 
