@@ -15,7 +15,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::mistake::{Mistake, Origin};
+use super::{
+    mistake::{Mistake, Origin},
+    secret::io_words,
+};
 
 /// Begins every environment variable that sets a value: `LONGSHORE__SECTION__KEY`.
 pub const VARIABLE_PREFIX: &str = "LONGSHORE__";
@@ -75,7 +78,7 @@ impl Layers {
         match read(&folder.join(path)) {
             Ok(text) => self.add_text(&text, &origin),
             Err(problem) => {
-                self.mistakes.push(Mistake { origin: Some(origin(0, 0)), key: String::new(), problem, hint: None })
+                self.mistakes.push(Mistake { origin: Some(origin(0, 0)), key: String::new(), problem, hint: None });
             }
         }
     }
@@ -197,8 +200,11 @@ impl Layers {
                 }
             }
         }
-        let layers = self.tables.drain(..).map(Layer);
-        layers.fold(Config::builder(), |builder, layer| builder.add_source(layer)).build()?.get_table(ROOT)
+        let mut builder = Config::builder();
+        for table in self.tables.drain(..) {
+            builder = builder.add_source(Layer(table));
+        }
+        builder.build()?.get_table(ROOT)
     }
 }
 
@@ -228,11 +234,7 @@ fn insert(table: &mut Table, keys: &[String], text: &str) {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let unreadable = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "may not be read: permission denied".to_owned(),
-        kind => format!("cannot be read: {kind}"),
-    };
+    let unreadable = |error: std::io::Error| format!("cannot be read: {}", io_words(&error));
     if fs::metadata(path).map_err(unreadable)?.len() > MOST_BYTES {
         return Err("larger than 4 MiB, which no configuration is".to_owned());
     }

@@ -77,5 +77,5 @@ fn count(number: usize) -> String {
 }
 
 fn lines(list: &[Mistake]) -> String {
-    list.iter().map(|mistake| format!("\n  {mistake}")).collect()
+    list.iter().fold(String::new(), |lines, mistake| lines + "\n  " + &mistake.to_string())
 }

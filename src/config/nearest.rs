@@ -32,11 +32,11 @@ fn distance(a: &[char], b: &[char]) -> usize {
         for (column, letter_b) in b.iter().enumerate() {
             let at = |line: &[usize], index: usize| line.get(index).copied().unwrap_or(usize::MAX - 1);
             let replaced = at(&last, column) + usize::from(letter_a != letter_b);
-            let mut least = replaced.min(at(&last, column + 1) + 1).min(at(&current, column) + 1);
+            let mut fewest = replaced.min(at(&last, column + 1) + 1).min(at(&current, column) + 1);
             if column > 0 && previous_a == Some(letter_b) && previous_b == Some(letter_a) {
-                least = least.min(at(&before_last, column - 1) + 1);
+                fewest = fewest.min(at(&before_last, column - 1) + 1);
             }
-            current.push(least);
+            current.push(fewest);
             previous_b = Some(letter_b);
         }
         before_last = std::mem::replace(&mut last, current);

@@ -233,15 +233,17 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// The text of an environment variable, which may stand for a value of any type.
+fn variable<'v>(value: &'v Value, at: &str, reader: &Reader<'_>) -> Option<&'v str> {
+    if let ValueKind::String(text) = &value.kind { Some(text.trim()).filter(|_| reader.is_variable(at)) } else { None }
+}
+
 /// A whole number; a variable's text is read as one.
 fn whole(value: &Value, at: &str, reader: &Reader<'_>) -> Option<i64> {
     if let ValueKind::I64(number) = value.kind {
         return Some(number);
     }
-    match &value.kind {
-        ValueKind::String(text) if reader.is_variable(at) => text.trim().parse().ok(),
-        _ => None,
-    }
+    variable(value, at, reader)?.parse().ok()
 }
 
 impl Setting for u32 {
@@ -257,10 +259,11 @@ impl Setting for u32 {
 impl Setting for f64 {
     fn read(value: &Value, at: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let small = whole(value, at, reader).and_then(|number| i32::try_from(number).ok()).map(Self::from);
-        let read = small.or_else(|| match &value.kind {
-            ValueKind::Float(number) => Some(*number),
-            ValueKind::String(text) if reader.is_variable(at) => text.trim().parse().ok(),
-            _ => None,
+        let read = small.or_else(|| {
+            if let ValueKind::Float(number) = value.kind {
+                return Some(number);
+            }
+            variable(value, at, reader)?.parse().ok()
         });
         if read.is_none() {
             reader.wrong(at, "must be a number");
@@ -271,10 +274,10 @@ impl Setting for f64 {
 
 impl Setting for bool {
     fn read(value: &Value, at: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let read = match &value.kind {
-            ValueKind::Boolean(is) => Some(*is),
-            ValueKind::String(text) if reader.is_variable(at) => text.trim().parse().ok(),
-            _ => None,
+        let read = if let ValueKind::Boolean(is) = value.kind {
+            Some(is)
+        } else {
+            variable(value, at, reader).and_then(|text| text.parse().ok())
         };
         if read.is_none() {
             reader.wrong(at, "must be true or false");
@@ -370,26 +373,18 @@ impl<T: Setting> Setting for Option<T> {
 
 impl<T: Setting> Setting for Vec<T> {
     fn read(value: &Value, at: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        match &value.kind {
-            ValueKind::Array(elements) => {
-                // all are read before the first failure counts, so that every mistake is told
-                let read: Vec<Option<T>> = elements
-                    .iter()
-                    .enumerate()
-                    .map(|(index, element)| T::read(element, &format!("{at}[{index}]"), reader))
-                    .collect();
-                read.into_iter().collect()
-            }
-            ValueKind::String(text) if reader.is_variable(at) => {
-                let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-                let read: Vec<Option<T>> = words.map(|word| T::read(&Value::from(word), at, reader)).collect();
-                read.into_iter().collect()
-            }
-            _ => {
-                reader.wrong(at, format!("must be a list, {} is not", kind(value)));
-                None
-            }
-        }
+        // all are read before the first failure counts, so that every mistake is told
+        let read: Vec<Option<T>> = if let ValueKind::Array(elements) = &value.kind {
+            let element = |(index, element)| T::read(element, &format!("{at}[{index}]"), reader);
+            elements.iter().enumerate().map(element).collect()
+        } else if let Some(text) = variable(value, at, reader) {
+            let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+            words.map(|word| T::read(&Value::from(word), at, reader)).collect()
+        } else {
+            reader.wrong(at, format!("must be a list, {} is not", kind(value)));
+            return None;
+        };
+        read.into_iter().collect()
     }
 }
 

@@ -51,13 +51,10 @@ pub enum SecretProblem {
     Unreadable(io::Error),
 }
 
-fn io_words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
-        kind => kind.to_string(),
-    }
+/// Why a file cannot be read, without the system's error numbers.
+pub(crate) fn io_words(error: &io::Error) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::NotFound { "no such file".to_owned() } else { kind.to_string() }
 }
 
 impl SecretReference {

@@ -213,7 +213,7 @@ pub struct ImdsUrl(Url);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyUrl(Url);
 
-/// Is this the address of the machine itself: 127.0.0.0/8 or ::1? Names are not looked up, so none is.
+/// Is this the address of the machine itself: 127.0.0.0/8 or `::1`? Names are not looked up, so none is.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -323,13 +323,11 @@ pub struct Raw(pub toml::Table);
 
 impl Setting for Raw {
     fn read(value: &Value, at: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        match raw(value) {
-            Some(toml::Value::Table(table)) => Some(Self(table)),
-            Some(_) | None => {
-                reader.wrong(at, "must be a table");
-                None
-            }
+        if let Some(toml::Value::Table(table)) = raw(value) {
+            return Some(Self(table));
         }
+        reader.wrong(at, "must be a table");
+        None
     }
 
     fn absent() -> Option<Self> {

@@ -66,7 +66,7 @@ impl Shown {
             if section != Some(at) {
                 let gap = if text.is_empty() { "" } else { "\n" };
                 // writing into a String cannot fail
-                write!(text, "{gap}[{at}]\n").unwrap_or_default();
+                writeln!(text, "{gap}[{at}]").unwrap_or_default();
                 section = Some(at);
             }
             let origin = value.origin.as_ref().map(|origin| format!("  # {origin}")).unwrap_or_default();
