@@ -14,3 +14,5 @@ pub mod domain;
 pub mod clock;
 pub mod config;
 pub mod telemetry;
+
+pub mod cli;

@@ -131,9 +131,21 @@ impl Drop for Line {
     }
 }
 
+/// Text from outside, safe to show in one line: control characters and those that turn the direction of writing are
+/// made visible.
+#[must_use]
+pub fn visible(text: &str) -> Cow<'_, str> {
+    neutral(text, false)
+}
+
+/// Is this no letter, but an order to the screen?
+fn is_order(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+}
+
 /// The text with control characters made visible; `ESC [ … m` stays where lines are coloured.
 fn neutral(text: &str, is_coloured: bool) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(is_order) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
@@ -146,7 +158,7 @@ fn neutral(text: &str, is_coloured: bool) -> Cow<'_, str> {
             _ if colour.is_some() => out.push_str(piece),
             '\n' => out.push_str("\\n"),
             '\t' => out.push(' '),
-            c if c.is_control() => out.extend(c.escape_unicode()),
+            c if is_order(c) => out.extend(c.escape_unicode()),
             _ => out.push(c),
         }
         rest = rest.get(length..).unwrap_or("");

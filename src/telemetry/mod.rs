@@ -9,7 +9,7 @@ mod redact;
 mod server;
 
 pub use self::{
-    log::{Line, Lines, Looks, StartError, start},
+    log::{Line, Lines, Looks, StartError, start, visible},
     metrics::{CallClass, Direction, End, JobKind, LookOutcome, Metrics, TokenOutcome},
     redact::redact,
     server::{Readiness, Server},
