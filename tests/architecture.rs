@@ -139,7 +139,7 @@ fn check(name: &str, text: &str) -> Vec<String> {
     if name.ends_with("/tests.rs") || name.contains("/tests/") {
         return Vec::new();
     }
-    let code = without_tests(&without_comments_and_texts(text)).to_owned();
+    let code = without_tests(&without_comments_and_texts(text));
     let mut found = Vec::new();
     let mut breach = |at: usize, word: &str, why: &str| {
         let line = code.get(..at).unwrap_or("").matches('\n').count() + 1;
@@ -251,20 +251,49 @@ fn identifier(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// The code up to its own `#[cfg(test)] mod tests {`: tests may use what the code may not.
-fn without_tests(code: &str) -> &str {
-    let end = code.match_indices("#[cfg(test)]").find(|(at, mark)| {
-        let rest = code[at + mark.len()..].trim_start();
-        rest.starts_with("mod ") && rest.find('{').unwrap_or(usize::MAX) < rest.find(';').unwrap_or(usize::MAX)
-    });
-    end.map_or(code, |(at, _)| &code[..at])
+/// The code with every `#[cfg(test)] mod … { … }` blanked: tests may use what the code may not.
+fn without_tests(code: &str) -> String {
+    let mut out = String::with_capacity(code.len());
+    let mut rest = code;
+    while let Some(at) = rest.find("#[cfg(test)]") {
+        let (before, marked) = rest.split_at(at);
+        out.push_str(before);
+        let length = test_module(marked).unwrap_or("#[cfg(test)]".len());
+        blank(&mut out, &marked[..length]);
+        rest = &marked[length..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The length of a test module with its body; `None` when something else follows the mark.
+fn test_module(marked: &str) -> Option<usize> {
+    let open = marked.find(['{', ';']).filter(|at| marked[*at..].starts_with('{'))?;
+    if !marked[..open].split_whitespace().any(|word| word == "mod") {
+        return None;
+    }
+    let mut depth = 0_usize;
+    for (at, c) in marked.char_indices().skip_while(|(at, _)| *at < open) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at + 1);
+        }
+    }
+    Some(marked.len())
+}
+
+fn blank(out: &mut String, text: &str) {
+    out.extend(text.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
 }
 
 /// The code with every comment and the inside of every text blanked; line ends stay, so lines can be counted.
 fn without_comments_and_texts(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    let blank = |out: &mut String, text: &str| out.extend(text.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
     while let Some(c) = rest.chars().next() {
         let length = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
@@ -434,7 +463,10 @@ mod the_checker_bites {
         accepted("domain/a.rs", "fn f<'a>(x: &'a str) -> &'a str { x } // HashMap");
         accepted("domain/a.rs", "struct Environment; let redistributed = operand::x(); let my_tokio = 1;");
         accepted("domain/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use std::collections::HashMap; }");
+        accepted("domain/a.rs", "#[cfg(test)]\npub(super) mod tests { fn f() { use tokio::x; } }");
+        refused("domain/a.rs", "#[cfg(test)]\nmod tests { fn f() { \"}\" } }\nuse tokio::x;", "domain/a.rs:3: tokio");
         refused("domain/a.rs", "#[cfg(test)]\nmod tests;\nuse tokio::x;", "tokio");
+        refused("domain/a.rs", "#[cfg(test)]\nfn f() {}\nuse tokio::x;", "tokio");
         refused("domain/a.rs", "const C: char = '\"'; use tokio::x; const D: char = '\"';", "tokio");
         refused("domain/a.rs", "let s = \"x\"; use tokio::x;", "tokio");
     }
