@@ -213,7 +213,7 @@ fn what_is_no_toml_is_told_with_line_and_column_beside_the_other_mistakes() {
     let mistakes = place.mistakes(&["a.toml", "b.toml", "c.toml"]);
     assert!(mistakes.iter().any(|mistake| mistake.starts_with("a.toml:2:9 not TOML: ")), "{mistakes:#?}");
     assert!(mistakes.contains(&"b.toml:2:1 worker.foo: no such setting".to_owned()), "{mistakes:#?}");
-    assert!(mistakes.contains(&"c.toml no such file".to_owned()), "{mistakes:#?}");
+    assert!(mistakes.contains(&"c.toml cannot be read: no such file".to_owned()), "{mistakes:#?}");
 }
 
 #[test]
