@@ -13,3 +13,7 @@ pub mod domain;
 pub mod engine;
 
 pub mod clock;
+pub mod config;
+pub mod telemetry;
+
+pub mod cli;

@@ -1,0 +1,62 @@
+# Every verb says what it does in a `##` comment; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help build fmt lint check test-quick test deny doc snap dist
+
+CARGO   ?= cargo
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+WINDOWS := x86_64-pc-windows-gnu
+
+help: ## List the verbs
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the program, optimised, as target/release/longshore
+	$(CARGO) build --release --locked
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+lint: ## Clippy over everything, warnings denied
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+check: ## Format, clippy, rustdoc, architecture and, where its target is installed, Windows
+	$(CARGO) fmt --check
+	$(MAKE) --no-print-directory lint
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	$(CARGO) test --locked --test architecture
+	@if rustc --print target-libdir --target $(WINDOWS) 2>/dev/null | xargs -r test -d; then \
+	  $(CARGO) check --locked --target $(WINDOWS); \
+	else \
+	  echo "check: skipped $(WINDOWS), its target is not installed (rustup target add $(WINDOWS))"; \
+	fi
+
+test-quick: ## The tests beside the code, before every commit
+	$(CARGO) test --locked --lib
+
+test: ## All tests but benches
+	$(CARGO) test --locked
+
+deny: ## Supply chain: advisories, licences, bans, sources (ADVISORY_DB: a stored database, for use offline)
+	@.ci/deny
+
+doc: ## Build the API documentation
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+
+snap: ## Show the snapshots that changed, then accept them one by one
+	@if $(CARGO) insta --version >/dev/null 2>&1; then \
+	  $(CARGO) insta review; \
+	else \
+	  find src tests -name '*.snap.new' | sort | while read -r new; do \
+	    old="$${new%.new}"; [ -e "$$old" ] || old=/dev/null; diff -u "$$old" "$$new" || true; \
+	    echo "accept: mv $$new $${new%.new}"; \
+	  done; \
+	fi
+
+dist: build ## Pack program, licences and configuration into target/dist, with a SHA-256
+	@set -e; \
+	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1); \
+	name=longshore-$$version-$$(rustc -vV | sed -n 's/^host: //p'); \
+	rm -rf "$(TARGET)/dist/$$name"; mkdir -p "$(TARGET)/dist/$$name"; \
+	cp "$(TARGET)/release/longshore" LICENSE-MIT LICENSE-APACHE CHANGELOG.md "$(TARGET)/dist/$$name/"; \
+	cp -r config "$(TARGET)/dist/$$name/config"; \
+	tar -C "$(TARGET)/dist" --sort=name --owner=0 --group=0 --numeric-owner -czf "$(TARGET)/dist/$$name.tar.gz" "$$name"; \
+	cd "$(TARGET)/dist"; sha256sum "$$name.tar.gz" | tee "$$name.tar.gz.sha256"

@@ -1,0 +1,100 @@
+//! What several settings must hold to together.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    quantity::Span,
+    read::Reader,
+    settings::{Place, Settings},
+};
+
+/// Tells every pair of settings that do not fit.
+pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
+    home(settings, reader);
+    accounts(settings, reader);
+    ordered(settings, reader);
+    calls(settings, reader);
+}
+
+fn home(settings: &Settings, reader: &mut Reader<'_>) {
+    let home = &settings.home;
+    if matches!(home.broker, Place::Embedded) != matches!(home.store, Place::Embedded) {
+        reader.wrong("home.store", "home.broker and home.store must both be \"embedded\", or neither");
+    }
+}
+
+fn accounts(settings: &Settings, reader: &mut Reader<'_>) {
+    let mut seen = BTreeMap::new();
+    for (name, account) in &settings.accounts {
+        if let Some(first) = seen.insert((account.tenant_id, account.client_id), name) {
+            let problem = format!("the same tenant_id and client_id as accounts.{first}: they share one quota");
+            reader.wrong(&format!("accounts.{name}.client_id"), problem);
+        }
+        for (index, producer) in account.producers.iter().flatten().enumerate() {
+            if producer.is_empty() {
+                reader.wrong(&format!("accounts.{name}.producers[{index}]"), "an empty name");
+            }
+        }
+    }
+}
+
+fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
+    let Settings { waits, gate, retry, quota, identity, transfer, .. } = settings;
+    let polls = &waits.polls;
+    for ((lower, less), (higher, more)) in [
+        (("waits.polls.first", polls.first), ("waits.polls.second", polls.second)),
+        (("waits.polls.second", polls.second), ("waits.polls.third", polls.third)),
+        (("waits.polls.third", polls.third), ("waits.polls.last", polls.last)),
+        (("waits.polls.first_for", polls.first_for), ("waits.polls.second_for", polls.second_for)),
+        (("waits.polls.second_for", polls.second_for), ("waits.polls.third_for", polls.third_for)),
+        (("waits.parks.busy_least", waits.parks.busy_least), ("waits.parks.busy_most", waits.parks.busy_most)),
+        (
+            ("waits.parks.memory_down_first", waits.parks.memory_down_first),
+            ("waits.parks.memory_down_last", waits.parks.memory_down_last),
+        ),
+        (("gate.first", gate.first), ("gate.last", gate.last)),
+        (("retry.backoff_base", retry.backoff_base), ("retry.backoff_cap", retry.backoff_cap)),
+        (("quota.park_least", quota.park_least), ("quota.park_most", quota.park_most)),
+        (("identity.backoff_base", identity.backoff_base), ("identity.backoff_cap", identity.backoff_cap)),
+        (("identity.default_pause", identity.default_pause), ("identity.pause_cap", identity.pause_cap)),
+        (("transfer.backoff_base", transfer.backoff_base), ("transfer.backoff_cap", transfer.backoff_cap)),
+    ] {
+        if less > more {
+            reader.wrong(lower, format!("{} is more than {higher}, {}", Span(less), Span(more)));
+        }
+    }
+    if transfer.concurrency > transfer.max_concurrency {
+        reader.wrong("transfer.concurrency", "more than transfer.max_concurrency");
+    }
+}
+
+fn calls(settings: &Settings, reader: &mut Reader<'_>) {
+    let response = settings.http.response_timeout;
+    let last_look = settings.waits.looks.product.last().copied().unwrap_or(Duration::ZERO);
+    let needed = response.saturating_add(last_look);
+    for (key, found, needed, why) in [
+        (
+            "worker.drain",
+            settings.worker.drain,
+            response,
+            "http.response_timeout: every stop would leave calls in doubt",
+        ),
+        (
+            "waits.turns.name",
+            settings.waits.turns.name,
+            needed,
+            "http.response_timeout and the last of waits.looks.product: a turn would end before it is known what was made",
+        ),
+    ] {
+        if found < needed {
+            reader.wrong(key, format!("{} is less than {}, {why}", Span(found), Span(needed)));
+        }
+    }
+    let identity = &settings.identity;
+    if identity.unused_before_end > identity.renew_early {
+        reader.wrong(
+            "identity.unused_before_end",
+            "more than identity.renew_early: a token would be out of use before it is renewed",
+        );
+    }
+}

@@ -1,0 +1,16 @@
+//! What is told about the running program: log lines on stderr, metrics and health over HTTP.
+//!
+//! Nothing secret passes: whatever looks like a signature, a token or a password is replaced at the sink, as the last
+//! guard behind types that do not show their secrets. Labels of metrics are closed sets, never an id.
+
+mod log;
+mod metrics;
+mod redact;
+mod server;
+
+pub use self::{
+    log::{Line, Lines, Looks, StartError, start, visible},
+    metrics::{CallClass, Direction, End, JobKind, LookOutcome, Metrics, TokenOutcome},
+    redact::redact,
+    server::{Readiness, Server},
+};

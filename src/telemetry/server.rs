@@ -1,0 +1,166 @@
+//! `GET /livez`, `/readyz` and `/metrics`: for probes and scrapers, on an address of the operator's choice.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::Metrics;
+
+/// How long open connections may keep the server from ending.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// The content type of the text format; scrapers refuse an unknown one.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
+
+/// Is the worker taking work? Off until it says so, and again when it stops.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Says whether work is taken.
+    pub fn set(&self, is_ready: bool) {
+        self.0.store(is_ready, Ordering::Release);
+    }
+
+    /// Is work taken?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The server, bound but not yet answering.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    state: Served,
+}
+
+#[derive(Debug, Clone)]
+struct Served {
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+impl Server {
+    /// Binds to the address; port 0 lets the system pick one.
+    ///
+    /// # Errors
+    /// The address is taken, or not ours.
+    pub async fn bind(address: SocketAddr, readiness: Readiness, metrics: Metrics) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, state: Served { readiness, metrics } })
+    }
+
+    /// Where it answers.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stop` is cancelled, then ends open connections within two seconds.
+    ///
+    /// # Errors
+    /// The system's, when the listener itself fails.
+    pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
+        let routes = Router::new()
+            .route("/livez", get(async || "alive\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self.state);
+        let serving = axum::serve(self.listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+        };
+        tokio::select! {
+            biased;
+            ended = serving => ended,
+            () = overdue => Ok(()),
+        }
+    }
+}
+
+async fn readyz(State(served): State<Served>) -> Response {
+    if served.readiness.is_ready() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    served.metrics.text().map_or_else(
+        |error| {
+            tracing::error!(%error, "metrics cannot be encoded");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        },
+        |text| ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        task::JoinSet,
+        time::timeout,
+    };
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn probes_and_scrapers_are_answered_until_the_server_is_stopped() {
+        let readiness = Readiness::default();
+        let metrics = Metrics::new().unwrap();
+        let server = Server::bind(([127, 0, 0, 1], 0).into(), readiness.clone(), metrics.clone()).await.unwrap();
+        let address = server.address();
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server.run(stop.clone()));
+
+        assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200 "));
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503 "));
+        readiness.set(true);
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
+        metrics.ticket_parked();
+        let answer = ask(address, "/metrics").await;
+        assert!(answer.contains("content-type: text/plain; version=0.0.4\r\n"), "{answer}");
+        assert!(answer.contains("longshore_tickets_parked_total 1\n"), "{answer}");
+        assert!(ask(address, "/other").await.starts_with("HTTP/1.1 404 "));
+
+        // a connection that says nothing does not keep it
+        let _idle = TcpStream::connect(address).await.unwrap();
+        stop.cancel();
+        timeout(Duration::from_secs(10), tasks.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}
