@@ -15,3 +15,5 @@ pub mod clock;
 
 pub mod http;
 pub mod seal;
+
+pub mod partner_center;
