@@ -16,4 +16,5 @@ pub mod clock;
 pub mod http;
 pub mod seal;
 
+pub mod identity;
 pub mod partner_center;

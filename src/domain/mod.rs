@@ -7,4 +7,5 @@ pub mod json;
 pub mod time;
 
 pub mod failure;
+pub mod new_product;
 pub mod service;

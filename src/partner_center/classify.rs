@@ -259,10 +259,15 @@ mod tests {
     #[test]
     fn the_whole_table_is_known() {
         let mut table = String::new();
-        writeln!(table, "{:<24}{}", "without an answer", CLASSES.map(|class| format!("{class:<26?}")).concat())
-            .unwrap();
+        writeln!(
+            table,
+            "{:<24}{}",
+            "without an answer",
+            CLASSES.map(|class| format!("{:<30}", format!("{class:?}"))).concat().trim_end()
+        )
+        .unwrap();
         let mut line = |name: &str, judged: &dyn Fn(RetryClass) -> Failure| {
-            let cells = CLASSES.map(|class| format!("{:<26}", short(&judged(class)))).concat();
+            let cells = CLASSES.map(|class| format!("{:<30}", short(&judged(class)))).concat();
             writeln!(table, "{name:<24}{}", cells.trim_end()).unwrap();
         };
         let call = |class| Call { operation: "createProduct", class };
