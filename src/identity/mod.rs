@@ -5,11 +5,14 @@
 //! Source of every fact: contract/identity.md.
 
 mod advice;
+pub mod cache;
 pub mod credential;
 pub mod endpoint;
 mod response;
+mod shelf;
 
 pub use self::{
+    cache::{Cache, Clock, ProcessOnly, SignIn, StoreFailed, SystemClock, TokenStore},
     credential::{Algorithm, Certificate, Credential},
     endpoint::{EndpointVersion, Identity, Refusal, SignInError, Token, TokenEndpoint, TokenVersion},
 };
