@@ -23,7 +23,7 @@ pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
 /// is compared with the answer's own `Date`, else with `now`). Source: contract/identity.md, section 8, rule 10.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let millis = |name| text(headers, name).and_then(|text| digits(text)).map(Duration::from_millis);
+    let millis = |name| text(headers, name).and_then(digits).map(Duration::from_millis);
     millis("x-ms-retry-after-ms").or_else(|| millis("retry-after-ms")).or_else(|| {
         let text = text(headers, RETRY_AFTER.as_str())?;
         digits(text).map(Duration::from_secs).or_else(|| {

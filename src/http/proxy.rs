@@ -131,13 +131,11 @@ impl Exception {
             Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (entry, None),
         };
-        match host.trim_start_matches('[').trim_end_matches(']').parse() {
-            Ok(address) => Some(Self::Address(address, port)),
-            Err(_) => {
-                let name = host.trim_start_matches("*.").trim_matches('.').to_ascii_lowercase();
-                (!name.is_empty()).then_some(Self::Name(name, port))
-            }
+        if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+            return Some(Self::Address(address, port));
         }
+        let name = host.trim_start_matches("*.").trim_matches('.').to_ascii_lowercase();
+        (!name.is_empty()).then_some(Self::Name(name, port))
     }
 
     fn has_name(&self, name: &str, url: &Url) -> bool {

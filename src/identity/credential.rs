@@ -122,10 +122,13 @@ impl Certificate {
         let certificate =
             CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|_| CredentialError::NoCertificate)?;
         let key_pem = key_pem.expose_secret().as_bytes();
-        let pair = match PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| CredentialError::NoKey)? {
-            PrivateKeyDer::Pkcs1(der) => KeyPair::from_der(der.secret_pkcs1_der()),
-            PrivateKeyDer::Pkcs8(der) => KeyPair::from_pkcs8(der.secret_pkcs8_der()),
-            _ => return Err(CredentialError::NotRsa),
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| CredentialError::NoKey)?;
+        let pair = if let PrivateKeyDer::Pkcs1(der) = &key {
+            KeyPair::from_der(der.secret_pkcs1_der())
+        } else if let PrivateKeyDer::Pkcs8(der) = &key {
+            KeyPair::from_pkcs8(der.secret_pkcs8_der())
+        } else {
+            return Err(CredentialError::NotRsa);
         };
         let pair = pair.map_err(|_| CredentialError::NotRsa)?;
         // The certificate holds the public key in the same encoding.
@@ -235,10 +238,10 @@ mod tests {
     fn assertions_have_the_contracts_header_and_claims_and_verify() {
         let (certificate, key) = testing::pair();
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
-        let pair = match PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).unwrap() {
-            PrivateKeyDer::Pkcs8(der) => KeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap(),
-            other => panic!("{other:?}"),
+        let PrivateKeyDer::Pkcs8(key) = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).unwrap() else {
+            panic!("rcgen writes PKCS#8")
         };
+        let pair = KeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap();
         let verify = |algorithm: &'static dyn VerificationAlgorithm, signed: &[u8], signature: &[u8]| {
             UnparsedPublicKey::new(algorithm, pair.public_key().as_ref()).verify(signed, signature).is_ok()
         };

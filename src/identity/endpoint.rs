@@ -354,7 +354,7 @@ mod tests {
     struct Server {
         authority: Url,
         journal: Journal,
-        _tasks: JoinSet<()>,
+        tasks: JoinSet<()>,
     }
 
     async fn server(script: impl IntoIterator<Item = (u16, Vec<(&'static str, String)>, String)>) -> Server {
@@ -371,7 +371,7 @@ mod tests {
         let router = axum::Router::new().fallback(axum::routing::post(handler)).with_state((journal.clone(), script));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Server { authority, journal, _tasks: tasks }
+        Server { authority, journal, tasks }
     }
 
     impl Server {
@@ -542,8 +542,8 @@ mod tests {
     async fn no_connection_is_transient() {
         let server = server([]).await;
         let identity = server.identity(EndpointVersion::V1, secret());
-        let Server { mut _tasks, .. } = server;
-        _tasks.shutdown().await;
+        let Server { mut tasks, .. } = server;
+        tasks.shutdown().await;
         let error = endpoint().request(&identity, NOW).await.unwrap_err();
         assert!(matches!(error, SignInError::Transient { cause } if cause.kind == Kind::NotSent));
     }

@@ -225,11 +225,9 @@ mod tests {
     fn the_errors_of_the_contract_are_refusals_with_a_next_step() {
         let all = contract::identity_examples("TokenError").into_iter().chain(contract::examples("TokenError"));
         let lines: Vec<_> = all
-            .map(|example| match sort(401, &[], &example.to_string()) {
-                SignInError::Refused(refusal) => {
-                    format!("{:?} {}\n    -> {}", refusal.codes, refusal.message, refusal.next_step)
-                }
-                other => panic!("{other:?}"),
+            .map(|example| {
+                let SignInError::Refused(refusal) = sort(401, &[], &example.to_string()) else { panic!("{example}") };
+                format!("{:?} {}\n    -> {}", refusal.codes, refusal.message, refusal.next_step)
             })
             .collect();
         insta::assert_snapshot!(lines.join("\n"));
@@ -239,9 +237,9 @@ mod tests {
     fn statuses_error_values_and_numbers_are_sorted() {
         let body = |error: &str, code: u32| format!(r#"{{"error":"{error}","error_codes":[{code}]}}"#);
         let plain = "Too Many Requests";
-        let wait = |error: SignInError| match error {
-            SignInError::Throttled { wait } => wait.as_secs(),
-            other => panic!("{other:?}"),
+        let wait = |error: SignInError| {
+            let SignInError::Throttled { wait } = error else { panic!("{error:?}") };
+            wait.as_secs()
         };
         assert_eq!(wait(sort(429, &[("retry-after", "17")], plain)), 17);
         assert_eq!(wait(sort(429, &[], plain)), 60);

@@ -322,11 +322,11 @@ mod tests {
 
     #[test]
     fn a_pause_is_read_from_header_then_from_the_message_then_left_open() {
-        let wait =
-            |headers: &[(&str, &str)], body: &str| match judge("getProduct", RetryClass::Read, 429, headers, body) {
-                Failure::Throttled(pause) => pause.retry_after.map(|wait| wait.as_secs()),
-                other => panic!("{other:?}"),
-            };
+        let wait = |headers: &[(&str, &str)], body: &str| {
+            let failure = judge("getProduct", RetryClass::Read, 429, headers, body);
+            let Failure::Throttled(pause) = failure else { panic!("{failure:?}") };
+            pause.retry_after.map(|wait| wait.as_secs())
+        };
         let said = r#"{"statusCode":429,"message":"Rate limit is exceeded. Try again in 30 seconds."}"#;
         assert_eq!(wait(&[("retry-after", "7")], said), Some(7));
         assert_eq!(wait(&[], said), Some(30));

@@ -252,7 +252,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{domain::service::Verdict, partner_center::contract};
+    use crate::{
+        domain::service::Verdict::{Failed, Open, Processing, Signed},
+        partner_center::contract,
+    };
 
     fn submission_of(value: &Value) -> Submission {
         submission(value.to_string().as_bytes()).unwrap()
@@ -301,7 +304,6 @@ mod tests {
     fn every_submission_of_the_contract_is_read() {
         let all: Vec<_> = contract::examples("Submission").iter().map(submission_of).collect();
         let verdicts: Vec<_> = all.iter().map(Submission::verdict).collect();
-        use Verdict::{Failed, Open, Processing, Signed};
         assert_eq!(verdicts, [Open, Processing, Signed, Failed, Processing, Processing, Open, Processing]);
         let [created, _, signed, failed, _, as_text, empty, strange] = &all[..] else { panic!("{}", all.len()) };
         let upload = created.download("initialPackage").unwrap().url.expose();
