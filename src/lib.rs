@@ -12,8 +12,15 @@
 pub mod domain;
 pub mod engine;
 
-pub mod clock;
+pub mod identity;
+pub mod partner_center;
+
+pub mod http;
+pub mod seal;
+
 pub mod config;
 pub mod telemetry;
 
 pub mod cli;
+
+pub mod clock;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ids::{AccountName, JobId, JobKey, ProductId, Sha256, SubmissionId, Topic},
     json::{self, Mistake, Object},
+    new_product::NewProduct,
     service::SubmissionKind,
     step::{Kind, Step},
     time::{Moment, parse_duration},
@@ -336,7 +337,7 @@ struct SubmissionSpec {
 #[serde(deny_unknown_fields)]
 struct ProductChoice {
     /// A product to make: Microsoft's own member names.
-    #[schemars(with = "Option<super::new_product::NewProduct>")]
+    #[schemars(with = "Option<NewProduct>")]
     create: Option<Value>,
     /// An existing product.
     #[schemars(with = "Option<String>")]
@@ -452,7 +453,8 @@ fn download_of(asked: Option<Object<DownloadSpec>>, wait: Wait) -> Result<Option
 }
 
 fn new_product(create: Value) -> Result<Map<String, Value>, Mistake> {
-    super::new_product::decode("spec.product.create", create)
+    let product: Object<NewProduct> = json::decode("spec.product.create", create)?;
+    Ok(product.0.to_service().members)
 }
 
 fn checked_name(submission: NewSubmission) -> Result<NewSubmission, Mistake> {

@@ -1,0 +1,194 @@
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::*;
+
+fn no_environment(_: &str) -> Option<String> {
+    None
+}
+
+fn url(text: &str) -> Url {
+    text.parse().unwrap()
+}
+
+/// A server that reads one request head, answers with these bytes and closes; gives back the head.
+async fn one_answer(listener: TcpListener, answer: &'static [u8]) -> String {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let mut chunk = [0; 1024];
+        let read = socket.read(&mut chunk).await.unwrap();
+        if read == 0 {
+            break;
+        }
+        head.extend_from_slice(&chunk[..read]);
+    }
+    socket.write_all(answer).await.unwrap();
+    socket.shutdown().await.unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+async fn listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+#[test]
+fn plain_http_is_for_loopback_addresses_only() {
+    for good in [
+        "https://manage.devcenter.microsoft.com/v2.0/my",
+        "http://127.0.0.1:8080/",
+        "http://127.9.9.9",
+        "http://[::1]:1",
+    ] {
+        assert!(check_endpoint(&url(good)).is_ok(), "{good}");
+    }
+    for bad in [
+        "http://localhost/",
+        "http://10.0.0.1/",
+        "http://0.0.0.0/",
+        "ftp://127.0.0.1/",
+        "data:,x",
+        "https://u:secret@host/",
+    ] {
+        let error = check_endpoint(&url(bad)).unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn loopback_and_exceptions_go_without_a_proxy() {
+    let environment = |name: &str| match name {
+        "https_proxy" => Some("proxy.corp.example:3128".to_owned()),
+        "NO_PROXY" => Some(".internal.example, 10.0.0.0/8,[fd00::1], plain.example:8443, 2001:db8::/32".to_owned()),
+        _ => None,
+    };
+    let proxies = Proxies::resolve(&Options::default(), &environment).unwrap();
+    let goes_direct = |text: &str| proxies.of(&url(text)).is_none();
+    for direct in [
+        "http://127.0.0.1:1/",
+        "https://[::1]/",
+        "https://localhost/",
+        "https://a.internal.example/",
+        "https://internal.example/",
+        "https://10.200.3.4/",
+        "https://[fd00::1]/",
+        "https://plain.example:8443/",
+        "https://[2001:db8:5::1]/",
+    ] {
+        assert!(goes_direct(direct), "{direct}");
+    }
+    for proxied in [
+        "https://manage.devcenter.microsoft.com/",
+        "https://notinternal.example/",
+        "https://11.0.0.1/",
+        "https://plain.example/",
+        "https://[fd00::2]/",
+    ] {
+        assert!(!goes_direct(proxied), "{proxied}");
+    }
+    let route = proxies.route(&url("https://login.microsoftonline.com/"));
+    assert_eq!(route.to_string(), "proxy http://proxy.corp.example:3128/ (from https_proxy)");
+}
+
+#[test]
+fn the_setting_goes_before_the_environment_and_hides_its_password() {
+    let options = Options { proxy: Some("http://build:s3cret@proxy.example:8080".to_owned()), ..Options::default() };
+    let environment = |name: &str| (name == "HTTPS_PROXY").then(|| "http://other.example".to_owned());
+    let route = Proxies::resolve(&options, &environment).unwrap().route(&url("https://example.com/"));
+    assert_eq!(route.to_string(), "proxy http://…@proxy.example:8080/ (from [http] proxy)");
+    assert!(!format!("{options:?}").contains("s3cret"));
+    let broken = Options { proxy: Some("socks5://user:s3cret@proxy".to_owned()), ..Options::default() };
+    let error = client_in(&broken, &no_environment).unwrap_err().to_string();
+    assert!(error.contains("only http:// and https://") && !error.contains("s3cret"), "{error}");
+}
+
+#[tokio::test]
+async fn https_goes_through_the_proxy_with_its_credentials_and_a_refusal_sends_nothing() {
+    let (listener, address) = listener().await;
+    let options = Options { proxy: Some(format!("http://build:s3cret@{address}")), ..Options::default() };
+    let client = client_in(&options, &no_environment).unwrap();
+    let request = client.get("https://service.example.invalid/x").send();
+    let (head, outcome) = tokio::join!(
+        one_answer(listener, b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n"),
+        request
+    );
+    assert!(head.starts_with("CONNECT service.example.invalid:443 HTTP/1.1"), "{head}");
+    assert!(head.contains("Basic YnVpbGQ6czNjcmV0\r\n"), "{head}");
+    let error = outcome.unwrap_err();
+    assert_eq!(classify_transport(&error), Sent::Nothing, "{error:?}");
+    assert!(!describe(&error).contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_refused_connection_sends_nothing_and_a_broken_one_perhaps() {
+    let (first, address) = listener().await;
+    drop(first);
+    let client = client_in(&Options::default(), &no_environment).unwrap();
+    let refused = client.post(format!("http://{address}/")).body("x").send().await.unwrap_err();
+    assert_eq!(classify_transport(&refused), Sent::Nothing);
+    let (second, address) = listener().await;
+    let request = client.post(format!("http://{address}/")).body("x").send();
+    let (_, broken) = tokio::join!(one_answer(second, b""), request);
+    assert_eq!(classify_transport(&broken.unwrap_err()), Sent::Perhaps);
+}
+
+#[tokio::test]
+async fn redirects_are_answers_and_the_client_names_itself() {
+    let (listener, address) = listener().await;
+    let client = client_in(&Options::default(), &no_environment).unwrap();
+    let (head, response) = tokio::join!(
+        one_answer(
+            listener,
+            b"HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/\r\ncontent-length: 0\r\n\r\n"
+        ),
+        client.get(format!("http://{address}/")).send()
+    );
+    assert_eq!(response.unwrap().status(), 302);
+    assert!(head.contains(&format!("user-agent: {USER_AGENT}")), "{head}");
+}
+
+#[tokio::test]
+async fn a_body_over_the_cap_is_refused_whether_its_length_is_told_or_not() {
+    for (answer, start) in [
+        (&b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789"[..], "0123"),
+        (&b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n"[..], "0123"),
+    ] {
+        let client = client_in(&Options::default(), &no_environment).unwrap();
+        for cap in [4, 10] {
+            let (listener, address) = listener().await;
+            let (_, response) =
+                tokio::join!(one_answer(listener, answer), client.get(format!("http://{address}/")).send());
+            match read_capped(response.unwrap(), cap).await {
+                Ok(body) => assert_eq!((&body[..], cap), (&b"0123456789"[..], 10)),
+                Err(error) => assert!(matches!(error, BodyError::TooLarge(4)), "{error:?}"),
+            }
+        }
+        let (listener, address) = listener().await;
+        let (_, response) = tokio::join!(one_answer(listener, answer), client.get(format!("http://{address}/")).send());
+        assert_eq!(read_start(response.unwrap(), 4).await, start);
+    }
+}
+
+#[test]
+fn a_certificate_file_without_certificates_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("company.pem");
+    std::fs::write(&path, "no certificate").unwrap();
+    let options = Options { ca_file: Some(path), ..Options::default() };
+    assert!(client_in(&options, &no_environment).unwrap_err().to_string().contains("company.pem"));
+    let missing = Options { ca_file: Some(folder.path().join("missing.pem")), ..Options::default() };
+    assert!(matches!(client_in(&missing, &no_environment), Err(Error::CaFile { .. })));
+}
+
+#[test]
+fn a_company_certificate_is_added_to_the_platforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("company.pem");
+    let certificate = rcgen::generate_simple_self_signed(vec!["company.example".to_owned()]).unwrap();
+    std::fs::write(&path, certificate.cert.pem()).unwrap();
+    assert!(client_in(&Options { ca_file: Some(path), ..Options::default() }, &no_environment).is_ok());
+}

@@ -1,0 +1,18 @@
+//! Who speaks to Microsoft: credentials, the token endpoint, and the cache that makes tokens few.
+//!
+//! Promises: a token is asked for once per life and fleet where a store is shared; a refusal is not repeated for a
+//! minute; a throttle is honoured for its whole length; no secret and no token is ever shown. Tokens are opaque.
+//! Source of every fact: contract/identity.md.
+
+mod advice;
+pub mod cache;
+pub mod credential;
+pub mod endpoint;
+mod response;
+mod shelf;
+
+pub use self::{
+    cache::{Cache, Clock, ProcessOnly, SignIn, StoreFailed, SystemClock, TokenStore},
+    credential::{Algorithm, Certificate, Credential},
+    endpoint::{EndpointVersion, Identity, Refusal, SignInError, Token, TokenEndpoint, TokenVersion},
+};
