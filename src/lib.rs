@@ -12,3 +12,6 @@
 pub mod domain;
 
 pub mod clock;
+
+pub mod package;
+pub mod transfer;
