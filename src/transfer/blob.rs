@@ -133,9 +133,9 @@ async fn body(payload: Payload, counter: &Arc<AtomicU64>) -> Result<Body, Troubl
             }))
         }
         Payload::File(path, size) => {
-            let file = tokio::fs::File::open(&path)
-                .await
-                .map_err(|error| Trouble::unanswered(Kind::LocalIo, format!("cannot read {}: {error}", path.display())))?;
+            let file = tokio::fs::File::open(&path).await.map_err(|error| {
+                Trouble::unanswered(Kind::LocalIo, format!("cannot read {}: {error}", path.display()))
+            })?;
             Body::wrap_stream(ReaderStream::with_capacity(file.take(size), 4 * SLICE).inspect(move |slice| {
                 if let Ok(bytes) = slice {
                     count(bytes);

@@ -16,13 +16,11 @@ use axum::{
     http::{HeaderMap, Method, Response, Uri},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::StreamExt;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{Hooks, Settings, package_file::md5_of};
-use crate::domain::{
-    failure::Failure,
-    service::SignedUrl,
-};
+use crate::domain::{failure::Failure, service::SignedUrl};
 
 pub(crate) const PATH: &str = "/store/ingestion/7f3c";
 
@@ -87,7 +85,8 @@ impl BlobServer {
     /// A new URL that works `uses` times, with a signature that a careless client ruins.
     pub(crate) fn issue(&self, uses: i64, se: &str, sp: &str) -> SignedUrl {
         let number = self.issued.fetch_add(1, Ordering::SeqCst);
-        let query = format!("sv=2024-05-04&se={se}&sr=b&sp={sp}&skoid=a%2Db&rscd=attachment%3B%20x&sig=A%2bb%2F{number}%3d");
+        let query =
+            format!("sv=2024-05-04&se={se}&sr=b&sp={sp}&skoid=a%2Db&rscd=attachment%3B%20x&sig=A%2bb%2F{number}%3d");
         self.store().valid.insert(query.clone(), uses);
         SignedUrl::new(format!("{}{PATH}?{query}", self.base))
     }
@@ -106,7 +105,9 @@ impl BlobServer {
 }
 
 fn error(status: u16, code: &str) -> Response<Body> {
-    let body = format!("<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code><Message>(simulated)</Message></Error>");
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code><Message>(simulated)</Message></Error>"
+    );
     Response::builder().status(status).header("x-ms-error-code", code).body(Body::from(body)).unwrap()
 }
 
@@ -176,7 +177,12 @@ fn handle(
             let content = store.blob.clone().unwrap().0;
             let start = range_start(headers).unwrap_or(0);
             let piece = Bytes::from(content[start..(start + bytes).min(content.len())].to_vec());
-            let broken = futures_util::stream::iter([Ok(piece), Err(std::io::Error::other("cut"))]);
+            let broken =
+                futures_util::stream::iter([Ok(piece), Err(std::io::Error::other("cut"))]).then(async |part| {
+                    // Whoever sends flushes what it has when the body is not ready.
+                    tokio::task::yield_now().await;
+                    part
+                });
             return (Response::from_parts(parts, Body::from_stream(broken)), false);
         }
         None => {}
@@ -188,12 +194,21 @@ fn range_start(headers: &HeaderMap) -> Option<usize> {
     headers.get("range")?.to_str().unwrap().strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
 }
 
-fn obey(store: &mut Store, operation: &str, uri: &Uri, query: &str, headers: &HeaderMap, body: &[u8]) -> Response<Body> {
+fn obey(
+    store: &mut Store,
+    operation: &str,
+    uri: &Uri,
+    query: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Response<Body> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     assert!(!headers.contains_key("authorization"), "a bearer token never goes to the blob host");
     assert_eq!(text("x-ms-version").as_deref(), Some("2021-12-02"));
     assert!(!query.contains("api-version"));
-    let Some(uses) = store.valid.iter_mut().find(|(valid, _)| query == **valid || query.starts_with(&format!("{valid}&"))) else {
+    let Some(uses) =
+        store.valid.iter_mut().find(|(valid, _)| query == **valid || query.starts_with(&format!("{valid}&")))
+    else {
         return error(403, "AuthenticationFailed");
     };
     if *uses.1 <= 0 {
@@ -294,9 +309,11 @@ fn download(store: &mut Store, headers: &HeaderMap) -> Response<Body> {
     store.ranges.push(headers.get("range").map_or("whole".to_owned(), |range| range.to_str().unwrap().to_owned()));
     let answer = Response::builder().header("etag", etag(store));
     match range_start(headers).filter(|_| is_same) {
-        Some(start) if start >= content.len() => {
-            answer.status(416).header("content-range", format!("bytes */{}", content.len())).body(Body::empty()).unwrap()
-        }
+        Some(start) if start >= content.len() => answer
+            .status(416)
+            .header("content-range", format!("bytes */{}", content.len()))
+            .body(Body::empty())
+            .unwrap(),
         Some(start) => answer
             .status(206)
             .header("content-range", format!("bytes {start}-{}/{}", content.len() - 1, content.len()))

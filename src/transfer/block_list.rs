@@ -114,8 +114,10 @@ mod tests {
 
     #[test]
     fn the_commit_is_byte_for_byte_that_of_the_contract() {
-        let ids =
-            ["ZzAtN2YzYzlhMjBkNGUxNWI2OC0wMDAwMDAwMA==".to_owned(), "ZzAtN2YzYzlhMjBkNGUxNWI2OC0wMDAwMDAwMQ==".to_owned()];
+        let ids = [
+            "ZzAtN2YzYzlhMjBkNGUxNWI2OC0wMDAwMDAwMA==".to_owned(),
+            "ZzAtN2YzYzlhMjBkNGUxNWI2OC0wMDAwMDAwMQ==".to_owned(),
+        ];
         let xml = write(&ids);
         let contract = include_str!("../../tests/contract/blob-upload.md");
         assert!(contract.contains(&xml), "{xml}");

@@ -96,7 +96,9 @@ impl Plan {
     /// The same cut with smaller blocks and the next generation; `None` when they are small already.
     #[must_use]
     pub fn shrunk(&self) -> Option<Self> {
-        (self.block_size > DEFAULT_SIZE && self.generation < LAST_GENERATION && self.size.div_ceil(DEFAULT_SIZE) <= MAX_BLOCKS)
+        (self.block_size > DEFAULT_SIZE
+            && self.generation < LAST_GENERATION
+            && self.size.div_ceil(DEFAULT_SIZE) <= MAX_BLOCKS)
             .then(|| Self { generation: self.generation + 1, block_size: DEFAULT_SIZE, ..self.clone() })
     }
 
@@ -142,7 +144,8 @@ impl Plan {
             kept.insert(index);
         }
         let last = self.count().saturating_sub(1);
-        let is_sound = !kept.contains(&last) || !self.is_short(last) || kept.len() == usize::try_from(self.count()).ok()?;
+        let is_sound =
+            !kept.contains(&last) || !self.is_short(last) || kept.len() == usize::try_from(self.count()).ok()?;
         is_sound.then_some(kept)
     }
 }

@@ -47,7 +47,11 @@ impl SinkRules {
                 let root = root.canonicalize().unwrap_or_else(|_| root.clone());
                 meant.starts_with(&root)
             });
-        if is_below { Ok(real) } else { Err(refuse(format!("the sink {} is outside the sinks' roots", folder.display()))) }
+        if is_below {
+            Ok(real)
+        } else {
+            Err(refuse(format!("the sink {} is outside the sinks' roots", folder.display())))
+        }
     }
 }
 
@@ -106,8 +110,11 @@ mod tests {
         fs::create_dir(&inside).unwrap();
         let rules = SinkRules { roots: Some(vec![inside.clone()]) };
         let inside = url_of(&inside);
-        for bad in [url_of(&dir.path().join("out/new")), format!("{inside}/../out/new"), format!("{inside}/x/%2e%2e/%2e%2e/out")]
-        {
+        for bad in [
+            url_of(&dir.path().join("out/new")),
+            format!("{inside}/../out/new"),
+            format!("{inside}/x/%2e%2e/%2e%2e/out"),
+        ] {
             let failure = rules.resolve(&bad, "x.zip").unwrap_err();
             assert!(matches!(&failure, Failure::Permanent(cause) if cause.kind == Kind::Sink), "{failure:?}");
         }

@@ -97,7 +97,9 @@ impl SourceRules {
         let is_named = self.names(&host);
         match parsed.scheme() {
             "https" => {}
-            "http" if self.allow_loopback_http && is_loopback(&parsed) && (is_named || from.is_none_or(is_loopback)) => {
+            "http"
+                if self.allow_loopback_http && is_loopback(&parsed) && (is_named || from.is_none_or(is_loopback)) =>
+            {
                 return Ok(parsed);
             }
             "http" => return Err(no("plain http is for loopback addresses only")),
@@ -226,7 +228,10 @@ impl Fetcher {
                 }
             }
         }
-        Err(refuse(format!("the source redirects more than {MAX_REDIRECTS} times, last to {}", without_query(url.as_str()))))
+        Err(refuse(format!(
+            "the source redirects more than {MAX_REDIRECTS} times, last to {}",
+            without_query(url.as_str())
+        )))
     }
 }
 
@@ -345,7 +350,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 fn same_host(one: &str, other: &str) -> bool {
-    let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+    let bare =
+        |host: &str| host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
     bare(one) == bare(other)
 }
 

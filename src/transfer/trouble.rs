@@ -333,6 +333,8 @@ mod tests {
         trouble.wait = Some(Duration::from_secs(3));
         assert_eq!(trouble.backoff(&settings, 1, 0.0), Ok(Duration::from_secs(3)));
         trouble.wait = Some(Duration::from_secs(31));
-        assert!(matches!(trouble.backoff(&settings, 1, 0.0), Err(Failure::Transient(cause)) if cause.retry_after.is_some()));
+        assert!(
+            matches!(trouble.backoff(&settings, 1, 0.0), Err(Failure::Transient(cause)) if cause.retry_after.is_some())
+        );
     }
 }

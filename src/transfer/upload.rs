@@ -23,8 +23,8 @@ use super::{
     Hooks, LocalPackage, Settings,
     blob::{self, Answer, Payload, Request},
     block_list::{self, BlockList},
-    blocks::{Block, FIRST_GENERATION, Plan},
     blocking,
+    blocks::{Block, FIRST_GENERATION, Plan},
     package_file::md5_of,
     permanent,
     renewal::Renewal,
@@ -121,7 +121,10 @@ pub async fn upload<H: Hooks>(
     recheck(package).await?;
     let renewal = Renewal::begin(settings, hooks).await?;
     if !renewal.sas().can_write() || !renewal.sas().is_for_one_blob() {
-        return Err(permanent(Kind::Transfer, format!("the signed URL {} does not let us write a blob", renewal.sas())));
+        return Err(permanent(
+            Kind::Transfer,
+            format!("the signed URL {} does not let us write a blob", renewal.sas()),
+        ));
     }
     let mut session = Session {
         http,
@@ -235,7 +238,8 @@ impl<H: Hooks> Session<'_, H> {
                 Seen::Other => self.acknowledged.clear(),
             }
         }
-        Err(permanent(Kind::Transfer, "the blob does not become what was sent: somebody else writes to the slot").into())
+        Err(permanent(Kind::Transfer, "the blob does not become what was sent: somebody else writes to the slot")
+            .into())
     }
 
     fn finished(&self, etag: Option<String>, is_verified: bool) -> Uploaded {
@@ -382,8 +386,8 @@ impl<H: Hooks> Session<'_, H> {
         };
         let length = trouble::text(&answer.headers, "content-length").and_then(|length| length.parse::<u64>().ok());
         let md5 = trouble::text(&answer.headers, "content-md5");
-        let is_ours = length.is_none_or(|length| length == self.package.size)
-            && md5.is_none_or(|md5| md5 == self.package.md5);
+        let is_ours =
+            length.is_none_or(|length| length == self.package.size) && md5.is_none_or(|md5| md5 == self.package.md5);
         Ok(if is_ours { Seen::Ours(trouble::text(&answer.headers, "etag")) } else { Seen::Other })
     }
 
@@ -428,9 +432,13 @@ impl<H: Hooks> Session<'_, H> {
                     let delay = self.next_try(&trouble, &mut tries).await?;
                     sleep(delay).await;
                 }
-                Action::NewSas if method == Method::HEAD && trouble.status == Some(404) => return Err(Halt::Stop(trouble)),
+                Action::NewSas if method == Method::HEAD && trouble.status == Some(404) => {
+                    return Err(Halt::Stop(trouble));
+                }
                 Action::NewSas => self.renew(&trouble).await?,
-                Action::Resync | Action::Shrink | Action::Verify | Action::Permanent => return Err(Halt::Stop(trouble)),
+                Action::Resync | Action::Shrink | Action::Verify | Action::Permanent => {
+                    return Err(Halt::Stop(trouble));
+                }
             }
         }
     }
@@ -611,8 +619,7 @@ async fn try_block<H: Hooks>(put: PutBlock<'_, H>) -> Result<Landed, Stopped> {
     }
     let _buffer = put.buffers.take();
     let (package, offset, length) = (put.package.clone(), put.block.offset, put.block.length);
-    let (bytes, md5) =
-        blocking(move || package.read_block(offset, length)).await.map_err(Stopped::Failed)?;
+    let (bytes, md5) = blocking(move || package.read_block(offset, length)).await.map_err(Stopped::Failed)?;
     let begun = clock::monotonic();
     let request = Request {
         what: "Put Block",
@@ -621,8 +628,7 @@ async fn try_block<H: Hooks>(put: PutBlock<'_, H>) -> Result<Landed, Stopped> {
         headers: &[("content-md5", &md5), ("content-type", "application/octet-stream")],
         payload: Payload::Bytes(Bytes::from(bytes)),
     };
-    let answer =
-        blob::send(put.http, put.settings, &put.sas, request, |_| {}).await.map_err(Stopped::Trouble)?;
+    let answer = blob::send(put.http, put.settings, &put.sas, request, |_| {}).await.map_err(Stopped::Trouble)?;
     if trouble::text(&answer.headers, "content-md5").is_some_and(|echo| echo != md5) {
         let trouble = Trouble::unanswered(Kind::Transfer, "blob storage took another block than was sent");
         return Err(Stopped::Trouble(Trouble { action: Action::RetryOnce, ..trouble }));
