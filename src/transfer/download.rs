@@ -328,6 +328,7 @@ impl<H: Hooks> Session<'_, H> {
     async fn once(&mut self) -> Result<Read, Failure> {
         let what = "Get Blob";
         let mut request = self.http.get(self.renewal.sas().request_url(&[])?).header("x-ms-version", blob::VERSION);
+        request = request.header("accept-encoding", "identity");
         let asked_from = match &self.part.etag {
             Some(etag) if self.part.done > 0 => {
                 request = request.header(RANGE, format!("bytes={}-", self.part.done)).header(IF_RANGE, etag);

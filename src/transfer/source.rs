@@ -174,6 +174,7 @@ impl Fetcher {
         let http = builder
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
+            .no_gzip()
             .dns_resolver(Arc::new(GuardedResolver { rules: Arc::clone(&rules) }))
             .build()
             .map_err(|error| permanent(Kind::Internal, format!("no client for sources: {}", error.without_url())))?;
