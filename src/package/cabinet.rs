@@ -128,7 +128,7 @@ impl Cabinet {
     }
 }
 
-fn unpacked(error: io::Error) -> Error {
+fn unpacked(error: impl std::fmt::Display) -> Error {
     damaged(format!("its data is damaged: {error}"))
 }
 

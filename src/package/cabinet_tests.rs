@@ -174,7 +174,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = value;
         }
-        let _ = read_all(&bytes);
+        let _survived = read_all(&bytes);
     }
 
     #[test]
@@ -186,14 +186,14 @@ proptest! {
             bytes[at] = value;
         }
         bytes.truncate(bytes.len() - cut);
-        let _ = read_all(&bytes);
+        let _survived = read_all(&bytes);
     }
 
     #[test]
     fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = read_all(&bytes);
+        let _survived = read_all(&bytes);
         let mut marked = header(u32::try_from(36 + bytes.len()).unwrap(), 1, 1, 0);
         marked.extend(bytes);
-        let _ = read_all(&marked);
+        let _survived = read_all(&marked);
     }
 }

@@ -237,15 +237,15 @@ pub(crate) mod tests {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
             }
-            let _ = read_all(&bytes);
+            let _survived = read_all(&bytes);
         }
 
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = read_all(&bytes);
+            let _survived = read_all(&bytes);
             let mut with_end = bytes.clone();
             with_end.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0\x10\0\0\0\0\0\0\0\0\0");
-            let _ = read_all(&with_end);
+            let _survived = read_all(&with_end);
         }
     }
 }

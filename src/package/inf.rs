@@ -268,7 +268,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let inf = Inf::read(&bytes);
-            let _ = (inf.architectures(), inf.provider(), inf.catalog_file());
+            let _survived = (inf.architectures(), inf.provider(), inf.catalog_file());
         }
 
         #[test]
@@ -276,7 +276,7 @@ mod tests {
             let mut bytes = NIC.as_bytes().to_vec();
             let at = at.index(bytes.len());
             bytes[at] = value;
-            let _ = Inf::read(&bytes).architectures();
+            let _survived = Inf::read(&bytes).architectures();
         }
     }
 }

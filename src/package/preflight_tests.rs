@@ -136,6 +136,6 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = value;
         }
-        let _ = check_bytes("x", &bytes, "notset", &[X64]);
+        let _survived = check_bytes("x", &bytes, "notset", &[X64]);
     }
 }

@@ -29,40 +29,63 @@ const MAX_LISTED: usize = 150_000;
 /// Reads the answer of Get Block List; `None` when it is none.
 #[must_use]
 pub fn read(xml: &str) -> Option<BlockList> {
-    let mut list = BlockList::default();
-    let mut path: Vec<String> = Vec::new();
-    let (mut id, mut size) = (None::<String>, None::<u64>);
-    let mut is_list = false;
     let mut reader = Reader::from_str(xml.trim_start_matches('\u{feff}'));
+    let mut reading = Reading::default();
     loop {
-        match reader.read_event().ok()? {
-            Event::Start(tag) if path.len() < 8 => {
-                path.push(tag.local_name().into_inner().to_owned());
-                is_list |= path.len() == 1 && path.iter().any(|name| name == "BlockList");
-            }
-            Event::Empty(tag) if path.is_empty() => is_list = tag.local_name().into_inner() == "BlockList",
-            Event::Text(text) => match path.last().map(String::as_str) {
-                Some("Name") => id = Some(text.trim().to_owned()),
-                Some("Size") => size = text.trim().parse().ok(),
-                _ => {}
-            },
-            Event::End(_) => {
-                if path.pop().as_deref() == Some("Block") {
-                    let block = Listed { id: id.take()?, size: size.take()? };
-                    match path.last().map(String::as_str) {
-                        Some("CommittedBlocks") => list.committed.push(block),
-                        Some("UncommittedBlocks") => list.uncommitted.push(block),
-                        _ => {}
-                    }
-                    if list.committed.len() + list.uncommitted.len() > MAX_LISTED {
-                        return None;
-                    }
-                }
-            }
-            Event::Start(_) => return None,
-            Event::Eof => return (is_list && path.is_empty()).then_some(list),
+        let event = reader.read_event().ok()?;
+        if let Event::Start(tag) = event {
+            reading.open(tag.local_name().into_inner())?;
+        } else if let Event::Empty(tag) = event {
+            reading.open(tag.local_name().into_inner())?;
+            reading.close()?;
+        } else if let Event::Text(text) = event {
+            reading.text(text.trim());
+        } else if let Event::End(_) = event {
+            reading.close()?;
+        } else if let Event::Eof = event {
+            return (reading.is_list && reading.path.is_empty()).then_some(reading.list);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Reading {
+    list: BlockList,
+    is_list: bool,
+    path: Vec<String>,
+    id: Option<String>,
+    size: Option<u64>,
+}
+
+impl Reading {
+    fn open(&mut self, name: &str) -> Option<()> {
+        if self.path.len() >= 8 {
+            return None;
+        }
+        self.is_list |= self.path.is_empty() && name == "BlockList";
+        self.path.push(name.to_owned());
+        Some(())
+    }
+
+    fn text(&mut self, text: &str) {
+        match self.path.last().map(String::as_str) {
+            Some("Name") => self.id = Some(text.to_owned()),
+            Some("Size") => self.size = text.parse().ok(),
             _ => {}
         }
+    }
+
+    fn close(&mut self) -> Option<()> {
+        if self.path.pop()? != "Block" {
+            return Some(());
+        }
+        let block = Listed { id: self.id.take()?, size: self.size.take()? };
+        match self.path.last().map(String::as_str) {
+            Some("CommittedBlocks") => self.list.committed.push(block),
+            Some("UncommittedBlocks") => self.list.uncommitted.push(block),
+            _ => {}
+        }
+        (self.list.committed.len() + self.list.uncommitted.len() <= MAX_LISTED).then_some(())
     }
 }
 
@@ -86,11 +109,16 @@ pub fn error_code(xml: &str) -> Option<String> {
     let mut reader = Reader::from_str(xml.trim_start_matches('\u{feff}'));
     let mut is_code = false;
     for _ in 0..64 {
-        match reader.read_event().ok()? {
-            Event::Start(tag) => is_code = tag.local_name().into_inner() == "Code",
-            Event::Text(text) if is_code => return Some(text.trim().to_owned()),
-            Event::Eof => return None,
-            _ => {}
+        let event = reader.read_event().ok()?;
+        if let Event::Text(text) = &event
+            && is_code
+        {
+            return Some(text.trim().to_owned());
+        }
+        if let Event::Start(tag) = &event {
+            is_code = tag.local_name().into_inner() == "Code";
+        } else if event == Event::Eof {
+            return None;
         }
     }
     None
@@ -136,8 +164,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_survived(text in "\\PC{0,200}", cut in 0_usize..300) {
-            let _ = (read(&text), error_code(&text));
-            let _ = read(STAGED.get(..cut.min(STAGED.len())).unwrap());
+            let _survived = (read(&text), error_code(&text));
+            let _survived = read(STAGED.get(..cut.min(STAGED.len())).unwrap());
         }
     }
 }

@@ -92,9 +92,8 @@ pub async fn download<H: Hooks>(
         blocking(move || Part::open(&paths)).await?
     };
     let mut session = Session { http, settings, wanted, hooks, renewal: Renewal::begin(settings, hooks).await?, part };
-    let size = match session.run().await? {
-        Some(size) => size,
-        None => return Ok(Outcome::Paused { done: session.part.done }),
+    let Some(size) = session.run().await? else {
+        return Ok(Outcome::Paused { done: session.part.done });
     };
     hooks.progress(size, size);
     let (part, wanted) = (session.part, wanted.clone());

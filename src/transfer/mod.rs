@@ -69,10 +69,10 @@ impl Default for Settings {
             attempts: 8,
             backoff_base: Duration::from_millis(500),
             backoff_cap: Duration::from_secs(30),
-            request_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_mins(1),
             min_rate: 100 << 10,
-            idle_timeout: Duration::from_secs(60),
-            renew_margin: Duration::from_secs(600),
+            idle_timeout: Duration::from_mins(1),
+            renew_margin: Duration::from_mins(10),
         }
     }
 }
@@ -144,8 +144,8 @@ mod tests {
     #[test]
     fn a_request_gets_a_minute_and_a_second_per_100_kib() {
         let settings = Settings::default();
-        assert_eq!(settings.timeout(0), Duration::from_secs(60));
-        assert_eq!(settings.timeout(4 << 20), Duration::from_secs(60 + 41));
+        assert_eq!(settings.timeout(0), Duration::from_mins(1));
+        assert_eq!(settings.timeout(4 << 20), Duration::from_secs(101));
     }
 
     #[test]

@@ -123,12 +123,11 @@ fn changed(path: &Path) -> Failure {
 pub(super) fn open(path: &Path) -> Result<File, Failure> {
     let refuse = |error: &std::io::Error| {
         let text = format!("cannot read the package {}: {error}", path.display());
-        match error.kind() {
-            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidInput => {
-                permanent(Kind::Source, text)
-            }
-            _ => transient(Kind::LocalIo, text),
-        }
+        let is_final = matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidInput
+        );
+        if is_final { permanent(Kind::Source, text) } else { transient(Kind::LocalIo, text) }
     };
     let found = fs::metadata(path).map_err(|error| refuse(&error))?;
     if !found.is_file() {

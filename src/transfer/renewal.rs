@@ -20,7 +20,7 @@ use crate::{
 /// New URLs after refusals in one transfer.
 const MAX_RENEWALS: u32 = 3;
 /// What the caller may need to read a submission again, its own queueing included.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 pub(super) struct Renewal<'a, H> {
     settings: &'a Settings,

@@ -27,10 +27,7 @@ impl Sas {
     pub fn parse(url: &SignedUrl) -> Result<Self, Failure> {
         let sas = Self { text: repaired(url.expose()) };
         let refuse = |why: &str| Err(permanent(Kind::Transfer, format!("the signed URL {sas} cannot be used: {why}")));
-        let parsed = match sas.request_url(&[]) {
-            Ok(parsed) => parsed,
-            Err(failure) => return Err(failure),
-        };
+        let parsed = sas.request_url(&[])?;
         match parsed.scheme() {
             "https" => {}
             "http" if is_loopback(&parsed) => {}

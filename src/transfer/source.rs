@@ -147,7 +147,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: super::MAX_PACKAGE, answer: Duration::from_secs(60), idle: Duration::from_secs(60) }
+        Self { max_bytes: super::MAX_PACKAGE, answer: Duration::from_mins(1), idle: Duration::from_mins(1) }
     }
 }
 
