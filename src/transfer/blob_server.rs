@@ -48,6 +48,8 @@ pub(crate) struct Store {
     pub(crate) staged: BTreeMap<String, Vec<u8>>,
     /// How often each block id was acknowledged, and with how many bytes.
     pub(crate) landed: HashMap<String, (u32, usize)>,
+    /// Block ids in the order of their acknowledgement.
+    pub(crate) order: Vec<String>,
     pub(crate) faults: Vec<(&'static str, Fault)>,
     pub(crate) operations: Vec<String>,
     /// Uses left of each query that is valid.
@@ -241,6 +243,7 @@ fn obey(
                 return error(400, "InvalidBlobOrBlock");
             }
             store.staged.insert(id.clone(), body.to_vec());
+            store.order.push(id.clone());
             let landed = store.landed.entry(id).or_default();
             *landed = (landed.0 + 1, body.len());
             created().header("content-md5", md5_of(body)).body(Body::empty()).unwrap()

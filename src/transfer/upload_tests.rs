@@ -2,9 +2,10 @@ use std::sync::atomic::Ordering;
 
 use super::{
     super::blob_server::{BlobServer, Caller, Fault, http, noise, settings},
+    flight::{Landed, Stopped},
     *,
 };
-use crate::domain::service::SignedUrl;
+use crate::{clock, domain::service::SignedUrl};
 
 struct Bench {
     server: BlobServer,
@@ -73,6 +74,41 @@ async fn a_large_package_goes_in_blocks_with_no_more_in_memory_than_lanes() {
     assert!(uploaded.peak_blocks > 1, "blocks go in parallel");
     assert_eq!(bench.caller.asked.load(Ordering::SeqCst), 1, "only the commit replaces the blob");
     bench.no_block_landed_twice();
+}
+
+#[tokio::test]
+async fn the_short_last_block_goes_when_all_others_are_there() {
+    let bench = Bench::new(5_200).await;
+    for _ in 0..4 {
+        bench.server.fail("block", Fault::Answer(500, "InternalError"));
+    }
+    bench.uploaded().await;
+    let plan = Plan::new(&bench.package.sha256, 5_200, 1000, FIRST_GENERATION);
+    assert_eq!(bench.server.store().order.last(), Some(&plan.block(5).id));
+    assert_eq!(bench.server.count("block"), 10);
+}
+
+#[test]
+fn a_transfer_can_move_between_threads() {
+    fn is_send<T: Send>(_: impl FnOnce() -> T) {}
+    let (http, settings) = (reqwest::Client::new(), settings());
+    is_send(|| -> _ {
+        let package: Option<(LocalPackage, Caller)> = None;
+        let (http, settings) = (http.clone(), settings.clone());
+        async move {
+            if let Some((package, caller)) = &package {
+                drop(upload(&http, &settings, package, caller).await);
+            }
+        }
+    });
+    is_send(|| {
+        let wanted: Option<(super::super::download::Wanted, Caller)> = None;
+        async move {
+            if let Some((wanted, caller)) = &wanted {
+                drop(super::super::download::download(&http, &settings, wanted, caller).await);
+            }
+        }
+    });
 }
 
 #[tokio::test]
