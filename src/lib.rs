@@ -12,4 +12,6 @@
 pub mod domain;
 pub mod engine;
 
+pub mod embedded;
+
 pub mod clock;
