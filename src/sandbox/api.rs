@@ -118,9 +118,7 @@ pub(super) fn describe(state: &State, headers: &HeaderMap, body: &[u8], claims: 
         call.token_serial = claims.uti;
     }
     call.product_name = if call.operation == Operation::CreateProduct {
-        serde_json::from_slice::<Value>(body)
-            .ok()
-            .and_then(|body| body.get("productName")?.as_str().map(str::to_owned))
+        serde_json::from_slice::<Value>(body).ok().and_then(|body| body.get("productName")?.as_str().map(str::to_owned))
     } else {
         call.product_id.and_then(|id| state.products.get(&id)).map(|product| product.name.clone())
     };
@@ -142,9 +140,8 @@ pub(super) fn authenticate(
         return Err(Reply::empty(StatusCode::UNAUTHORIZED));
     }
     let app = state.app(&claims.tid, &claims.appid);
-    let may_call = app.is_some_and(|app| {
-        app.has_role("Manager") && (!operation.is_write() || app.has_role("Driver Submitter"))
-    });
+    let may_call =
+        app.is_some_and(|app| app.has_role("Manager") && (!operation.is_write() || app.has_role("Driver Submitter")));
     if may_call { Ok(()) } else { Err(Reply::empty(StatusCode::FORBIDDEN)) }
 }
 
@@ -155,7 +152,8 @@ pub(super) fn check_headers(shared: &Shared, call: &Call, headers: &HeaderMap) -
     }
     let is_commit = call.operation == Operation::CommitSubmission;
     let as_503 = is_commit && shared.options.commit_without_headers_503;
-    let refuse = |status, message| Some(if as_503 { gateway(503, "Service Unavailable") } else { gateway(status, message) });
+    let refuse =
+        |status, message| Some(if as_503 { gateway(503, "Service Unavailable") } else { gateway(status, message) });
     if !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING) {
         return refuse(411, "Length Required");
     }

@@ -70,12 +70,20 @@ pub(super) type Refused = (u32, &'static str);
 /// Verifies an assertion and says its `jti`.
 pub(super) fn verify(assertion: &str, expected: &Expected<'_>) -> Result<String, Refused> {
     const UNREADABLE: Refused = (50012, "Authentication failed. The client assertion is not a readable token.");
-    const UNKNOWN: Refused = (700_027, "The certificate with identifier used to sign the client assertion is not registered on application.");
+    const UNKNOWN: Refused = (
+        700_027,
+        "The certificate with identifier used to sign the client assertion is not registered on application.",
+    );
     const SIGNATURE: Refused = (700_027, "Client assertion failed signature validation.");
-    const CONTENT: Refused = (50013, "Assertion failed validation: audience, issuer or subject are not the expected ones.");
-    const TIME: Refused = (500_133, "Assertion is not within its valid time range. Ensure that the access token is not expired before using it for user assertion, or request a new token.");
+    const CONTENT: Refused =
+        (50013, "Assertion failed validation: audience, issuer or subject are not the expected ones.");
+    const TIME: Refused = (
+        500_133,
+        "Assertion is not within its valid time range. Ensure that the access token is not expired before using it for user assertion, or request a new token.",
+    );
     let header = jsonwebtoken::decode_header(assertion).map_err(|_| UNREADABLE)?;
-    let thumbprint = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=').replace('+', "-").replace('/', "_")).ok();
+    let thumbprint =
+        |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=').replace('+', "-").replace('/', "_")).ok();
     let certificate = match (header.alg, &header.x5t_s256, &header.x5t) {
         (Algorithm::PS256, Some(sha256), _) => {
             let wanted = thumbprint(sha256).ok_or(UNREADABLE)?;

@@ -44,16 +44,50 @@ pub(super) fn identify(path: &str) -> Option<Target> {
     }
 }
 
-fn operation(method: &Method, comp: Option<&str>) -> Operation {
-    match (method.as_str(), comp) {
-        ("PUT", None) => Operation::PutBlob,
-        ("PUT", Some("block")) => Operation::PutBlock,
-        ("PUT", Some("blocklist")) => Operation::PutBlockList,
-        ("GET", Some("blocklist")) => Operation::GetBlockList,
-        ("GET", None) => Operation::DownloadBlob,
-        ("HEAD", None) => Operation::HeadBlob,
-        ("DELETE", None) => Operation::DeleteBlob,
-        _ => Operation::Unknown,
+/// What a request to a blob wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Write(Write),
+    BlockList,
+    Head,
+    Download,
+    Delete,
+    Unknown,
+}
+
+/// The three ways to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Write {
+    Blob,
+    Block,
+    List,
+}
+
+impl Action {
+    fn of(method: &Method, comp: Option<&str>) -> Self {
+        match (method.as_str(), comp) {
+            ("PUT", None) => Self::Write(Write::Blob),
+            ("PUT", Some("block")) => Self::Write(Write::Block),
+            ("PUT", Some("blocklist")) => Self::Write(Write::List),
+            ("GET", Some("blocklist")) => Self::BlockList,
+            ("GET", None) => Self::Download,
+            ("HEAD", None) => Self::Head,
+            ("DELETE", None) => Self::Delete,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn operation(self) -> Operation {
+        match self {
+            Self::Write(Write::Blob) => Operation::PutBlob,
+            Self::Write(Write::Block) => Operation::PutBlock,
+            Self::Write(Write::List) => Operation::PutBlockList,
+            Self::BlockList => Operation::GetBlockList,
+            Self::Head => Operation::HeadBlob,
+            Self::Download => Operation::DownloadBlob,
+            Self::Delete => Operation::DeleteBlob,
+            Self::Unknown => Operation::Unknown,
+        }
     }
 }
 
@@ -77,9 +111,9 @@ pub(super) async fn serve(shared: &Arc<Shared>, line: &Line, parts: &Parts, body
     let own = |name: &str| {
         url::form_urlencoded::parse(query.as_bytes()).find(|(own, _)| own == name).map(|(_, value)| value.into_owned())
     };
-    let operation = operation(&parts.method, own("comp").as_deref());
+    let action = Action::of(&parts.method, own("comp").as_deref());
     let is_bearer = parts.headers.contains_key(header::AUTHORIZATION);
-    let mut call = Call::new(operation, &parts.method, path);
+    let mut call = Call::new(action.operation(), &parts.method, path);
     call.block_id = own("blockid");
     call.size = length(&parts.headers);
     let mut recorder = Recorder::new(shared, call, is_bearer.then_some("bearer-to-blob"));
@@ -89,7 +123,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, line: &Line, parts: &Parts, body
         return recorder.instead(line, &hits, instead).await;
     }
     meddle(shared, id, &hits);
-    let request = Request { shared, parts, container, id, operation, query };
+    let request = Request { shared, parts, container, id, action, query };
     let mut reply = match request.check(is_bearer) {
         Err(refusal) => {
             // An answer while the caller is still sending would reach it as a broken connection.
@@ -98,14 +132,14 @@ pub(super) async fn serve(shared: &Arc<Shared>, line: &Line, parts: &Parts, body
         }
         Ok(sas) => request.execute(&sas, body, &hits, &mut recorder).await,
     };
-    if operation == Operation::HeadBlob && !reply.status.is_success() {
+    if action == Action::Head && !reply.status.is_success() {
         reply.payload = errors::Payload::Bytes(bytes::Bytes::new());
     }
     let is_told = !hits.has(FaultKind::LostAnswer);
-    if is_told && reply.status == StatusCode::CREATED && operation == Operation::PutBlock {
+    if is_told && reply.status == StatusCode::CREATED && action == Action::Write(Write::Block) {
         acknowledge(&mut shared.lock(), id, recorder.call.block_id.as_deref().unwrap_or_default());
     }
-    let reply = with_common_headers(reply, &parts.headers, request.version(None));
+    let reply = with_common_headers(reply, &parts.headers, &request.version(None));
     recorder.answer(line, &hits, reply).await
 }
 
@@ -173,7 +207,7 @@ pub(super) struct Request<'a> {
     pub(super) parts: &'a Parts,
     container: &'static str,
     pub(super) id: Uuid,
-    operation: Operation,
+    action: Action,
     query: &'a str,
 }
 
@@ -237,66 +271,47 @@ impl Request<'_> {
     fn check_permission(&self, sas: &Sas) -> Result<(), Reply> {
         let has = |permission: char| sas.permissions.contains(permission);
         let exists = || self.shared.lock().blobs.get(&self.id).is_some_and(|blob| blob.content.is_some());
-        let mismatch = || {
-            let text = "This request is not authorized to perform this operation using this permission.";
-            Err(storage(403, "AuthorizationPermissionMismatch", text, &[]))
-        };
-        match self.operation {
-            Operation::PutBlob if !has('w') && has('c') && exists() => {
+        let is_allowed = match self.action {
+            Action::Write(Write::Blob) if !has('w') && has('c') && exists() => {
                 let text = "This request is not authorized to perform blob overwrites.";
-                Err(storage(403, "UnauthorizedBlobOverwrite", text, &[]))
+                return Err(storage(403, "UnauthorizedBlobOverwrite", text, &[]));
             }
-            Operation::PutBlob if has('w') || has('c') => Ok(()),
+            Action::Write(Write::Blob) => has('w') || has('c'),
             // Whether `c` alone may stage blocks is not clear: refusing is what a client must be able to take.
-            Operation::PutBlock | Operation::PutBlockList if has('w') => Ok(()),
-            Operation::GetBlockList | Operation::HeadBlob | Operation::DownloadBlob if has('r') => Ok(()),
-            Operation::DeleteBlob if has('d') => Ok(()),
-            Operation::Unknown => {
+            Action::Write(Write::Block | Write::List) => has('w'),
+            Action::BlockList | Action::Head | Action::Download => has('r'),
+            // Nothing that is handed out allows it.
+            Action::Delete => false,
+            Action::Unknown => {
                 let text = "The resource doesn't support specified Http Verb.";
-                Err(storage(405, "UnsupportedHttpVerb", text, &[]))
+                return Err(storage(405, "UnsupportedHttpVerb", text, &[]));
             }
-            Operation::PutBlob
-            | Operation::PutBlock
-            | Operation::PutBlockList
-            | Operation::GetBlockList
-            | Operation::HeadBlob
-            | Operation::DownloadBlob
-            | Operation::DeleteBlob
-            | Operation::GetTokenV1
-            | Operation::GetTokenV2
-            | Operation::ListProducts
-            | Operation::GetProduct
-            | Operation::CreateProduct
-            | Operation::UpdateProduct
-            | Operation::ListSubmissions
-            | Operation::GetSubmission
-            | Operation::CreateInitialSubmission
-            | Operation::CreateDerivedSubmission
-            | Operation::UpdateSubmission
-            | Operation::CommitSubmission
-            | Operation::CreatePublisherMetadata
-            | Operation::DownloadCertificationReport => mismatch(),
+        };
+        if is_allowed {
+            return Ok(());
         }
+        let text = "This request is not authorized to perform this operation using this permission.";
+        Err(storage(403, "AuthorizationPermissionMismatch", text, &[]))
     }
 
     async fn execute(&self, sas: &Sas, body: Body, hits: &Hits, recorder: &mut Recorder) -> Reply {
-        let is_upload =
-            matches!(self.operation, Operation::PutBlob | Operation::PutBlock | Operation::PutBlockList);
-        if !is_upload {
-            let state = self.shared.lock();
-            let blob = state.blobs.get(&self.id);
-            return match self.operation {
-                Operation::GetBlockList => blob_ops::block_list(self.query, blob),
-                Operation::HeadBlob => blob_ops::read(self, sas, blob, true),
-                Operation::DownloadBlob => blob_ops::read(self, sas, blob, false),
-                _ => storage(403, "AuthorizationPermissionMismatch", "(simulated) nothing is deleted here", &[]),
-            };
+        let read = |answer: &dyn Fn(Option<&store::Blob>) -> Reply| answer(self.shared.lock().blobs.get(&self.id));
+        match self.action {
+            Action::Write(write) => self.write(write, sas, body, hits, recorder).await,
+            Action::BlockList => read(&|blob| blob_ops::block_list(self.query, blob)),
+            Action::Head => read(&|blob| blob_ops::read(self, sas, blob, true)),
+            Action::Download => read(&|blob| blob_ops::read(self, sas, blob, false)),
+            // Refused before, as nothing allows it.
+            Action::Delete | Action::Unknown => Reply::empty(StatusCode::METHOD_NOT_ALLOWED),
         }
+    }
+
+    async fn write(&self, write: Write, sas: &Sas, body: Body, hits: &Hits, recorder: &mut Recorder) -> Reply {
         let limits = blob_ops::limits(&self.version(Some(sas)));
-        let most = match self.operation {
-            Operation::PutBlock => limits.block,
-            Operation::PutBlob => limits.blob,
-            _ => blob_ops::MOST_LIST,
+        let most = match write {
+            Write::Block => limits.block,
+            Write::Blob => limits.blob,
+            Write::List => blob_ops::MOST_LIST,
         };
         let Some(announced) = length(&self.parts.headers) else {
             drain(body).await;
@@ -306,15 +321,14 @@ impl Request<'_> {
             let text = "The request body is too large and exceeds the maximum permissible limit.";
             Some(storage(413, "RequestBodyTooLarge", text, &[("MaxLimit", &most.to_string())]))
         } else {
-            self.precheck(recorder.call.block_id.as_deref())
+            self.precheck(write, recorder.call.block_id.as_deref())
         };
         if let Some(refusal) = refusal {
             drain(body).await;
             return refusal;
         }
         let declared = self.header("x-ms-content-crc64").map(str::to_owned);
-        let with_crc64 = declared.is_some()
-            || (self.operation == Operation::PutBlock && self.header("content-md5").is_none());
+        let with_crc64 = declared.is_some() || (write == Write::Block && self.header("content-md5").is_none());
         let how = Receive { with_crc64, flip_bit: hits.has(FaultKind::FlippedBit) };
         let received = match store::receive(&self.shared.folder, body, announced, how).await {
             Ok(received) => received,
@@ -328,30 +342,31 @@ impl Request<'_> {
         };
         recorder.call.size = Some(received.segment.size);
         recorder.call.md5 = Some(received.segment.md5.clone());
-        if let Some(refusal) = self.verify(&received, declared.as_deref()) {
+        if let Some(refusal) = self.verify(write, &received, declared.as_deref()) {
             return refusal;
         }
         let upload = Upload { request: self, received };
-        match self.operation {
-            Operation::PutBlock => upload.put_block(recorder.call.block_id.as_deref().unwrap_or_default()),
-            Operation::PutBlob => upload.put_blob(),
-            _ => upload.put_block_list().await,
+        match write {
+            Write::Block => upload.put_block(recorder.call.block_id.as_deref().unwrap_or_default()),
+            Write::Blob => upload.put_blob(),
+            Write::List => upload.put_block_list().await,
         }
     }
 
     /// What can be refused before the body is taken.
-    fn precheck(&self, block_id: Option<&str>) -> Option<Reply> {
+    fn precheck(&self, write: Write, block_id: Option<&str>) -> Option<Reply> {
         if self.header("x-ms-content-crc64").is_some() && self.header("content-md5").is_some() {
             let text = "Both x-ms-content-crc64 header and Content-MD5 header are present.";
             return Some(storage(400, "BothCrc64AndMd5HeaderPresent", text, &[]));
         }
         for name in ["content-md5", "x-ms-blob-content-md5"] {
             if self.header(name).is_some_and(|value| !blob_ops::is_md5(value)) {
-                let text = "The MD5 value specified in the request is invalid. MD5 value must be 128 bits and Base64-encoded.";
+                let text =
+                    "The MD5 value specified in the request is invalid. MD5 value must be 128 bits and Base64-encoded.";
                 return Some(storage(400, "InvalidMd5", text, &[]));
             }
         }
-        if self.operation == Operation::PutBlob {
+        if write == Write::Blob {
             return match self.header("x-ms-blob-type") {
                 Some("BlockBlob") => None,
                 Some(other) => {
@@ -365,38 +380,37 @@ impl Request<'_> {
                 }
             };
         }
-        if self.operation == Operation::PutBlock {
-            return blob_ops::check_block_id(block_id);
-        }
-        None
+        if write == Write::Block { blob_ops::check_block_id(block_id) } else { None }
     }
 
     /// The checksums in transit.
-    fn verify(&self, received: &store::Received, crc64: Option<&str>) -> Option<Reply> {
-        let declared = match self.operation {
-            Operation::PutBlob => self.header("x-ms-blob-content-md5").or_else(|| self.header("content-md5")),
-            _ => self.header("content-md5"),
+    fn verify(&self, write: Write, received: &store::Received, crc64: Option<&str>) -> Option<Reply> {
+        let declared = match write {
+            Write::Blob => self.header("x-ms-blob-content-md5").or_else(|| self.header("content-md5")),
+            Write::Block | Write::List => self.header("content-md5"),
         };
         let computed = received.segment.md5.as_str();
         if let Some(declared) = declared.filter(|declared| *declared != computed) {
-            let text = "The MD5 value specified in the request did not match with the MD5 value calculated by the server.";
+            let text =
+                "The MD5 value specified in the request did not match with the MD5 value calculated by the server.";
             let details = [("UserSpecifiedMd5", declared), ("ServerCalculatedMd5", computed)];
             return Some(storage(400, "Md5Mismatch", text, &details));
         }
         let computed = received.crc64.as_deref().unwrap_or_default();
         let declared = crc64.filter(|declared| *declared != computed)?;
-        let text = "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.";
+        let text =
+            "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.";
         let details = [("UserSpecifiedCrc64", declared), ("ServerCalculatedCrc64", computed)];
         Some(storage(400, "Crc64Mismatch", text, &details))
     }
 }
 
-fn with_common_headers(mut reply: Reply, request: &HeaderMap, version: String) -> Reply {
+fn with_common_headers(mut reply: Reply, request: &HeaderMap, version: &str) -> Reply {
     let id = HeaderName::from_static("x-ms-request-id");
     if !reply.headers.iter().any(|(name, _)| *name == id) {
         reply = reply.with(id, &crate::clock::uuid_v4().to_string());
     }
-    reply = reply.with(HeaderName::from_static("x-ms-version"), &version);
+    reply = reply.with(HeaderName::from_static("x-ms-version"), version);
     let caller = request.get("x-ms-client-request-id").and_then(|value| value.to_str().ok());
     match caller.filter(|value| value.len() <= 1024) {
         Some(value) => reply.with(HeaderName::from_static("x-ms-client-request-id"), value),
@@ -407,9 +421,7 @@ fn with_common_headers(mut reply: Reply, request: &HeaderMap, version: String) -
 /// The certification report: a page that opens without sign-in.
 fn report(shared: &Shared, submission: u64) -> Reply {
     let state = shared.lock();
-    let view = state.submissions.get(&submission).map(|s| {
-        super::workflow::view(&shared.options, s, state.clock.now())
-    });
+    let view = state.submissions.get(&submission).map(|s| super::workflow::view(&shared.options, s, state.clock.now()));
     if view.is_some_and(|view| view.is_signed) {
         let text = format!("Simulated certification report of submission {submission}.\n");
         Reply::text(StatusCode::OK, "text/plain", text)

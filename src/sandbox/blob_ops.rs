@@ -238,17 +238,18 @@ fn read_list(xml: &[u8]) -> Option<Vec<(Search, String)>> {
                 "Committed" if is_inside && open.is_none() => open = Some((Search::Committed, String::new())),
                 _ => return None,
             },
-            Event::Text(text) => {
-                match &mut open {
-                    Some((_, id)) => id.push_str(text.trim()),
-                    None if text.trim().is_empty() => {}
-                    None => return None,
+            Event::Text(text) => match &mut open {
+                Some((_, id)) => id.push_str(text.trim()),
+                None if text.trim().is_empty() => {}
+                None => return None,
+            },
+            Event::End(_) => {
+                if let Some(element) = open.take() {
+                    list.push(element);
+                } else {
+                    (is_inside, is_closed) = (false, true);
                 }
             }
-            Event::End(_) => match open.take() {
-                Some(element) => list.push(element),
-                None => (is_inside, is_closed) = (false, true),
-            },
             Event::Empty(element) if element.name().as_ref() == "BlockList" && !is_closed => is_closed = true,
             Event::Decl(_) | Event::Comment(_) => {}
             Event::Eof => return (is_closed && !is_inside).then_some(list),
@@ -294,13 +295,14 @@ pub(super) fn block_list(query: &str, blob: Option<&Blob>) -> Reply {
     };
     let mut xml = "<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>".to_owned();
     let mut section = |name: &str, blocks: &mut dyn Iterator<Item = &Block>| {
-        let mut inner = String::new();
-        for block in blocks {
-            inner.push_str("<Block><Name>");
-            inner.push_str(&block.id);
-            inner.push_str(&format!("</Name><Size>{}</Size></Block>", block.segment.size));
+        let inner: Vec<String> = blocks
+            .map(|block| format!("<Block><Name>{}</Name><Size>{}</Size></Block>", block.id, block.segment.size))
+            .collect();
+        if inner.is_empty() {
+            xml.extend(["<", name, " />"]);
+        } else {
+            xml.extend(["<", name, ">", &inner.concat(), "</", name, ">"]);
         }
-        xml.push_str(&if inner.is_empty() { format!("<{name} />") } else { format!("<{name}>{inner}</{name}>") });
     };
     if kind != "uncommitted" {
         let blocks = blob.content.iter().flat_map(|content| &content.blocks);
@@ -315,7 +317,9 @@ pub(super) fn block_list(query: &str, blob: Option<&Blob>) -> Reply {
     let reply = Reply::text(StatusCode::OK, "application/xml", xml)
         .with(HeaderName::from_static("x-ms-blob-content-length"), &size.to_string());
     match &blob.content {
-        Some(content) => reply.with(header::ETAG, &content.etag).with(header::LAST_MODIFIED, &http_date(content.modified)),
+        Some(content) => {
+            reply.with(header::ETAG, &content.etag).with(header::LAST_MODIFIED, &http_date(content.modified))
+        }
         None => reply,
     }
 }
@@ -335,13 +339,12 @@ pub(super) fn read(request: &Request<'_>, sas: &Sas, blob: Option<&Blob>, is_hea
         Some(Range::Part(start, end)) => Some((start, end)),
         Some(Range::Outside) => {
             let text = "The range specified is invalid for the current size of the resource.";
-            return storage(416, "InvalidRange", text, &[])
-                .with(header::CONTENT_RANGE, &format!("bytes */{size}"));
+            return storage(416, "InvalidRange", text, &[]).with(header::CONTENT_RANGE, &format!("bytes */{size}"));
         }
     };
     let (start, length) = range.map_or((0, size), |(start, end)| (start, end - start + 1));
     let mut reply = Reply::empty(if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK })
-        .with(header::CONTENT_TYPE, &content.content_type)
+        .with(header::CONTENT_TYPE, &content.mime)
         .with(header::ACCEPT_RANGES, "bytes")
         .with(header::ETAG, &content.etag)
         .with(header::LAST_MODIFIED, &http_date(content.modified))
@@ -405,7 +408,9 @@ mod tests {
         assert_eq!(list, expected.map(|(search, id)| (search, id.to_owned())));
         assert_eq!(read_list(b"<BlockList></BlockList>"), Some(Vec::new()));
         assert_eq!(read_list(b"<BlockList />"), Some(Vec::new()));
-        for broken in ["", "<BlockList>", "<BlockList><Latest>A</Latest>", "<List/>", "<BlockList><A>x</A></BlockList>", "x"] {
+        for broken in
+            ["", "<BlockList>", "<BlockList><Latest>A</Latest>", "<List/>", "<BlockList><A>x</A></BlockList>", "x"]
+        {
             assert_eq!(read_list(broken.as_bytes()), None, "{broken}");
         }
     }

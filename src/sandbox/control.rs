@@ -29,7 +29,7 @@ struct Clock {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Roles {
+struct RoleWish {
     client_id: String,
     missing: Option<bool>,
     roles: Option<Vec<String>>,
@@ -102,7 +102,9 @@ fn answer(shared: &Shared, parts: &Parts, body: &[u8]) -> Result<Reply, Wrong> {
         ("GET", []) => ok(&json!({
             "endpoints": ["faults", "journal", "verdict", "keys", "clock", "tokens/expire", "roles", "workflow"],
         })),
-        _ if parts.method == Method::OPTIONS => Err(Wrong(StatusCode::METHOD_NOT_ALLOWED, "not for browsers".to_owned())),
+        _ if parts.method == Method::OPTIONS => {
+            Err(Wrong(StatusCode::METHOD_NOT_ALLOWED, "not for browsers".to_owned()))
+        }
         _ => Err(Wrong(StatusCode::NOT_FOUND, "there is no such control".to_owned())),
     }
 }
@@ -129,7 +131,8 @@ fn journal(shared: &Shared, query: &str) -> Result<Reply, Wrong> {
     // The query is text; numbers and truth values in it are read as what they are.
     let members: serde_json::Map<String, Value> = url::form_urlencoded::parse(query.as_bytes())
         .map(|(name, value)| {
-            let is_typed = ["product_id", "submission_id", "effect", "faulted", "status", "since", "limit"].contains(&&*name);
+            let is_typed =
+                ["product_id", "submission_id", "effect", "faulted", "status", "since", "limit"].contains(&&*name);
             let typed = if is_typed { serde_json::from_str(&value).ok() } else { None };
             (name.into_owned(), typed.unwrap_or_else(|| Value::String(value.into_owned())))
         })
@@ -175,7 +178,7 @@ fn set_clock(shared: &Shared, wish: &Clock) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn set_roles(shared: &Shared, wish: Roles) -> Result<Reply, Wrong> {
+fn set_roles(shared: &Shared, wish: RoleWish) -> Result<Reply, Wrong> {
     let mut state = shared.lock();
     let client_id = wish.client_id.to_lowercase();
     let app = state.apps.iter_mut().find(|app| app.client_id == client_id).ok_or_else(|| bad("no such application"))?;

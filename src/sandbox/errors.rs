@@ -164,7 +164,7 @@ pub(super) fn storage(status: u16, code: &str, message: &str, details: &[(&str, 
         escape(message)
     );
     for (name, value) in details {
-        xml.push_str(&format!("<{name}>{}</{name}>", escape(value)));
+        xml.extend(["<", name, ">", &escape(value), "</", name, ">"]);
     }
     xml.push_str("</Error>");
     Reply::text(status_code(status), "application/xml", xml)

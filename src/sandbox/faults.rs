@@ -317,11 +317,8 @@ impl Hits {
 
     /// Their names, for the journal.
     pub(super) fn names(&self) -> Option<String> {
-        let names: Vec<String> = self
-            .0
-            .iter()
-            .filter_map(|hit| serde_json::to_value(hit.kind).ok()?.as_str().map(str::to_owned))
-            .collect();
+        let names: Vec<String> =
+            self.0.iter().filter_map(|hit| serde_json::to_value(hit.kind).ok()?.as_str().map(str::to_owned)).collect();
         (!names.is_empty()).then(|| names.join(","))
     }
 }
@@ -345,8 +342,7 @@ mod tests {
     fn a_fault_lets_the_first_pass_hits_its_count_and_then_no_more() {
         let mut faults = Faults::new(1);
         faults.arm(Fault { after: 2, count: Some(2), ..Fault::next("putBlock", FaultKind::Slow) });
-        let hits: Vec<bool> =
-            (0..6).map(|_| faults.draw(&call(Operation::PutBlock)).has(FaultKind::Slow)).collect();
+        let hits: Vec<bool> = (0..6).map(|_| faults.draw(&call(Operation::PutBlock)).has(FaultKind::Slow)).collect();
         assert_eq!(hits, [false, false, true, true, false, false]);
         assert!(!faults.draw(&call(Operation::PutBlob)).has(FaultKind::Slow));
     }
@@ -381,6 +377,8 @@ mod tests {
         assert!(Fault::next("uploadPackage", FaultKind::Slow).check().is_ok());
         let text = r#"{"operation": "commitSubmission", "fault": "commit-502", "match": {"product_name": "x"}}"#;
         assert_eq!(serde_json::from_str::<Fault>(text).unwrap().count, Some(1));
-        assert!(serde_json::from_str::<Fault>(r#"{"operation": "*", "fault": "slow", "match": {"nam": "x"}}"#).is_err());
+        assert!(
+            serde_json::from_str::<Fault>(r#"{"operation": "*", "fault": "slow", "match": {"nam": "x"}}"#).is_err()
+        );
     }
 }

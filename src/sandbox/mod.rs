@@ -191,7 +191,8 @@ impl Sandbox {
         shared.set_offset(shared.options.clock_offset_seconds);
         let router = axum::Router::new().fallback(route::serve).with_state(Arc::clone(&shared));
         let service = router.into_make_service_with_connect_info::<connection::Line>();
-        let serve = axum::serve(connection::Listener(listener), service).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serve =
+            axum::serve(connection::Listener(listener), service).with_graceful_shutdown(stop.clone().cancelled_owned());
         shared.tracker.spawn(async move {
             if let Err(error) = serve.await {
                 tracing::error!(%error, "the sandbox stopped serving");
@@ -217,25 +218,10 @@ impl Sandbox {
     #[must_use]
     pub fn overlay(&self) -> String {
         let url = self.url();
-        let mut text = format!(
-            "[endpoints]\nauthority = \"{url}\"\nhardware = \"{url}{}\"\n",
-            self.shared.options.prefix
-        );
-        for app in &self.shared.lock().apps {
-            text.push_str(&format!(
-                "\n[accounts.{}]\ntenant_id = \"{}\"\nclient_id = \"{}\"\n",
-                key(&app.alias),
-                app.tenant_id,
-                app.client_id
-            ));
-            match &app.secret_reference {
-                Some(reference) => {
-                    text.push_str(&format!("credential = {{ secret = {} }}\n", quoted(reference)));
-                }
-                None => text.push_str("# credential: a certificate; name its file here\n"),
-            }
-        }
-        text
+        let endpoints =
+            format!("[endpoints]\nauthority = \"{url}\"\nhardware = \"{url}{}\"\n", self.shared.options.prefix);
+        let accounts: Vec<String> = self.shared.lock().apps.iter().map(account_table).collect();
+        endpoints + &accounts.concat()
     }
 
     /// The verdict as it stands: effects per correlation id, and whether the invariants were kept (`clean`).
@@ -281,6 +267,17 @@ impl Sandbox {
             tracing::warn!("the sandbox stops with requests in progress");
         }
     }
+}
+
+/// One account of the overlay.
+fn account_table(app: &App) -> String {
+    let credential = match &app.secret_reference {
+        Some(reference) => format!("credential = {{ secret = {} }}", quoted(reference)),
+        None => "# credential: a certificate; name its file here".to_owned(),
+    };
+    let App { alias, tenant_id, client_id, .. } = app;
+    let alias = key(alias);
+    format!("\n[accounts.{alias}]\ntenant_id = \"{tenant_id}\"\nclient_id = \"{client_id}\"\n{credential}\n")
 }
 
 /// A text as a TOML string: the escapes of JSON are legal there.

@@ -104,7 +104,7 @@ impl Default for Options {
             data_dir: None,
             seed: 0,
             speed: 1.0,
-            step_duration: Duration::from_secs(60),
+            step_duration: Duration::from_mins(1),
             metadata_delay: Duration::from_mins(10),
             list_lag: Duration::ZERO,
             token_lifetime: Duration::from_secs(3599),
@@ -294,7 +294,8 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_write_them() {
-        for (text, millis) in [("250ms", 250), ("1s", 1000), ("1.5s", 1500), ("5m", 300_000), ("24h", 86_400_000), ("7", 7000)]
+        for (text, millis) in
+            [("250ms", 250), ("1s", 1000), ("1.5s", 1500), ("5m", 300_000), ("24h", 86_400_000), ("7", 7000)]
         {
             assert_eq!(period::parse(text), Some(Duration::from_millis(millis)), "{text}");
         }

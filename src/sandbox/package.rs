@@ -239,11 +239,12 @@ fn problems(order: &Order, names: &[(String, String)], is_cabinet: bool) -> Vec<
     if let Some((path, _)) = names.iter().find(|(path, _)| !path.contains('/')) {
         found.push(format!("Files were found at the root of the cabinet: {path}."));
     }
-    let folders: BTreeSet<&str> = names.iter().filter_map(|(path, _)| path.split_once('/')).map(|(top, _)| top).collect();
+    let folders: BTreeSet<&str> =
+        names.iter().filter_map(|(path, _)| path.split_once('/')).map(|(top, _)| top).collect();
     for folder in folders {
-        let has_inf = names.iter().any(|(path, _)| {
-            path.split_once('/').is_some_and(|(top, rest)| top == folder && is_kind(rest, ".inf"))
-        });
+        let has_inf = names
+            .iter()
+            .any(|(path, _)| path.split_once('/').is_some_and(|(top, rest)| top == folder && is_kind(rest, ".inf")));
         if !has_inf {
             found.push(format!("No INF file was found in the driver folder {folder}."));
         }
@@ -303,7 +304,8 @@ fn sign(
     }
     for (folder, mut catalogs) in folders {
         if catalogs.is_empty() {
-            catalogs.insert(format!("{}.cat", folder.rsplit('/').next().filter(|f| !f.is_empty()).unwrap_or("drivers")));
+            catalogs
+                .insert(format!("{}.cat", folder.rsplit('/').next().filter(|f| !f.is_empty()).unwrap_or("drivers")));
         }
         for catalog in catalogs {
             let path = [folder, &catalog].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
@@ -449,7 +451,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_damaged_cabinet_fails_and_nothing_panics_through() {
-        let whole = cabinet(&[("nic\\nic.inf", INF.as_bytes()), ("nic\\nic.sys", &[7; 70_000])]);
+        let whole = cabinet(&[("nic\\nic.inf", INF.as_bytes()), ("nic\\nic.sys", &vec![7; 70_000])]);
         for position in 4..whole.len().min(120) {
             let mut bytes = whole.clone();
             bytes[position] ^= 0xff;

@@ -175,7 +175,9 @@ pub(super) fn list(api: &mut Api<'_>) -> Result<Reply, Refusal> {
         .state
         .products
         .values()
-        .filter(|product| product.tenant_id == api.tenant_id() && is_listed(product.made_at, product.visible_at, now, late))
+        .filter(|product| {
+            product.tenant_id == api.tenant_id() && is_listed(product.made_at, product.visible_at, now, late)
+        })
         .collect();
     let first = visible.iter().filter(|product| product.id <= after).count();
     if let Some(page) = api.shared.options.list_fails_at_page
@@ -230,7 +232,9 @@ pub(super) fn update(api: &mut Api<'_>, id: u64) -> Result<Reply, Refusal> {
     }
     let given: Vec<&str> = PATCHABLE.into_iter().filter(|name| body.get(*name).is_some_and(|v| !v.is_null())).collect();
     if given.is_empty() {
-        targets.extend(PATCHABLE.map(|name| (name.to_owned(), "At least one property is required for update.".to_owned())));
+        targets.extend(
+            PATCHABLE.map(|name| (name.to_owned(), "At least one property is required for update.".to_owned())),
+        );
     }
     if body.get("productName").and_then(Value::as_str).is_some_and(|name| name.trim().is_empty()) {
         targets.push(("productName".to_owned(), "The product name must not be empty.".to_owned()));
@@ -255,7 +259,7 @@ pub(super) fn update(api: &mut Api<'_>, id: u64) -> Result<Reply, Refusal> {
         for name in given {
             let Some(value) = body.get(name) else { continue };
             if name == "productName" {
-                product.name = value.as_str().unwrap_or_default().to_owned();
+                value.as_str().unwrap_or_default().clone_into(&mut product.name);
             } else {
                 product.members.insert(name.to_owned(), value.clone());
             }

@@ -56,7 +56,8 @@ async fn serve_token(
     body: Body,
     (tenant, version): (&str, u8),
 ) -> Response {
-    let mut recorder = Recorder::new(shared, Call::new(token::operation(version), &parts.method, parts.uri.path()), None);
+    let mut recorder =
+        Recorder::new(shared, Call::new(token::operation(version), &parts.method, parts.uri.path()), None);
     let Some(body) = read(body).await else { return recorder.give_up() };
     token::describe(&mut recorder.call, tenant, &body);
     let hits = recorder.draw();
@@ -73,8 +74,7 @@ async fn serve_token(
         }
         return recorder.instead(line, &hits, instead).await;
     }
-    let reply =
-        token::answer(shared, &mut shared.lock(), &parts.method, &parts.headers, (tenant, version), &body);
+    let reply = token::answer(shared, &mut shared.lock(), &parts.method, &parts.headers, (tenant, version), &body);
     recorder.answer(line, &hits, reply).await
 }
 
@@ -214,7 +214,12 @@ fn failed(service: Service, status: u16, params: &Params) -> Reply {
                 503 => "ServerBusy",
                 _ => "InternalError",
             });
-            errors::storage(status, code, message.unwrap_or("(simulated) the server cannot serve this request now"), &[])
+            errors::storage(
+                status,
+                code,
+                message.unwrap_or("(simulated) the server cannot serve this request now"),
+                &[],
+            )
         }
     }
 }
@@ -411,6 +416,10 @@ fn flip_first(body: Body) -> Body {
 fn truncated(body: Body, keep: u64) -> Body {
     let stream = futures_util::stream::unfold((body.into_data_stream(), keep), |(mut stream, left)| async move {
         if left == 0 {
+            // What was written before must leave the buffers, or the caller would not even see the head of the answer.
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
             let end = Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
             return Some((end, (stream, 0)));
         }

@@ -80,7 +80,8 @@ impl Sas {
     }
 
     fn scope_id(&self) -> String {
-        Uuid::from_u128(0x5a50_0000_0000_4000_8000_0000_0000_0000 | u128::from(self.serial & 0xffff_ffff_ffff)).to_string()
+        Uuid::from_u128(0x5a50_0000_0000_4000_8000_0000_0000_0000 | u128::from(self.serial & 0xffff_ffff_ffff))
+            .to_string()
     }
 
     fn disposition(&self) -> String {
@@ -127,8 +128,30 @@ impl Sas {
                 let version = &self.version;
                 let scope = self.scope_id();
                 [
-                    self.permissions.as_str(), "", &expiry, &resource, OBJECT_ID, DIRECTORY, &start, &end, "b", version,
-                    "", "", &scope, "", "", version, "b", "", "", "", &disposition, "", "", "",
+                    self.permissions.as_str(),
+                    "",
+                    &expiry,
+                    &resource,
+                    OBJECT_ID,
+                    DIRECTORY,
+                    &start,
+                    &end,
+                    "b",
+                    version,
+                    "",
+                    "",
+                    &scope,
+                    "",
+                    "",
+                    version,
+                    "b",
+                    "",
+                    "",
+                    "",
+                    &disposition,
+                    "",
+                    "",
+                    "",
                 ]
                 .join("\n")
             }
@@ -236,7 +259,8 @@ fn push(query: &mut String, name: &str, value: &str) {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
             query.push(char::from(byte));
         } else {
-            query.push_str(&format!("%{byte:02X}"));
+            query.push('%');
+            query.push_str(&super::store::hex(&[byte]).to_uppercase());
         }
     }
 }
@@ -317,7 +341,10 @@ mod tests {
         ];
         for text in other {
             assert_ne!(text, query);
-            assert!(!Sas::read(&text, "ingestion", sas.blob).is_ok_and(|presented| presented.is_genuine(&KEY)), "{text}");
+            assert!(
+                !Sas::read(&text, "ingestion", sas.blob).is_ok_and(|presented| presented.is_genuine(&KEY)),
+                "{text}"
+            );
         }
         assert!(!Sas::read(&query, "ingestion", Uuid::from_u128(2)).unwrap().is_genuine(&KEY));
         assert!(!Sas::read(&query, "reports", sas.blob).unwrap().is_genuine(&KEY));

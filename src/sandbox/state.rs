@@ -202,10 +202,19 @@ pub(super) struct Looks {
     pub(super) without_downloads: u32,
     pub(super) without_workflow: u32,
     pub(super) without_signed: u32,
-    /// Tokens up to this number see the state of that virtual time.
-    pub(super) stale: Option<(u64, Duration)>,
+    pub(super) stale: Option<Stale>,
     /// Repeated commits answer 502.
     pub(super) commit_502: bool,
+}
+
+/// An old state that some callers keep seeing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stale {
+    /// Tokens up to this number see it.
+    pub(super) token: u64,
+    /// When it was, on the virtual clock, which may stand still.
+    pub(super) at: Duration,
+    pub(super) was_open: bool,
 }
 
 /// The whole memory.

@@ -129,7 +129,7 @@ pub(super) struct Block {
 pub(super) struct Content {
     pub(super) blocks: Vec<Block>,
     pub(super) md5: Option<String>,
-    pub(super) content_type: String,
+    pub(super) mime: String,
     pub(super) etag: String,
     pub(super) modified: Timestamp,
     pub(super) metadata: Vec<(String, String)>,
@@ -140,7 +140,7 @@ impl Content {
         Self {
             blocks,
             md5,
-            content_type: content_type.to_owned(),
+            mime: content_type.to_owned(),
             etag: format!("\"0x8DE{:012X}\"", serial()),
             modified: crate::clock::now(),
             metadata: Vec::new(),
@@ -202,14 +202,13 @@ type Open = Option<(tokio::fs::File, u64, Arc<Segment>)>;
 
 /// Reads the next piece, opening the next part where one ends.
 async fn read_on((mut parts, open): (Parts, Open)) -> io::Result<Option<(Bytes, (Parts, Open))>> {
-    let (mut file, left, segment) = match open {
-        Some(open) => open,
-        None => {
-            let Some((segment, skip, take)) = parts.pop() else { return Ok(None) };
-            let mut file = tokio::fs::File::open(&segment.path).await?;
-            file.seek(io::SeekFrom::Start(skip)).await?;
-            (file, take, segment)
-        }
+    let (mut file, left, segment) = if let Some(open) = open {
+        open
+    } else {
+        let Some((segment, skip, take)) = parts.pop() else { return Ok(None) };
+        let mut file = tokio::fs::File::open(&segment.path).await?;
+        file.seek(io::SeekFrom::Start(skip)).await?;
+        (file, take, segment)
     };
     let mut piece = bytes::BytesMut::zeroed(usize::try_from(left).unwrap_or(PIECE).min(PIECE));
     let count = file.read(&mut piece).await?;
@@ -339,7 +338,8 @@ pub(super) fn flipped(bytes: &Bytes) -> Bytes {
 
 /// Lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A new blob id.

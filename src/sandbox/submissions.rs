@@ -14,16 +14,17 @@ use super::faults::{FaultKind, Hits};
 use super::package::{self, Judgement, Order};
 use super::products::{is_listed, read_body, unknown};
 use super::sas::{self, Sas};
-use super::state::{Commit, Hold, Inspection, Kind, Looks, Results, Script, State, Submission};
+use super::state::{Commit, Hold, Inspection, Kind, Looks, Results, Script, Stale, State, Submission};
 use super::store::{Blob, Content, blob_id};
 use super::workflow::{self, StepState, View};
 use super::{Shared, seconds, wire};
 
 /// Whether a submission of the product turned out to hold an extension INF.
 pub(super) fn is_extension(state: &State, product_id: u64) -> bool {
-    state.submissions_of(product_id).filter_map(|submission| submission.commit.as_ref()).any(|commit| {
-        matches!(&commit.inspection, Inspection::Good(results) if results.is_extension)
-    })
+    state
+        .submissions_of(product_id)
+        .filter_map(|submission| submission.commit.as_ref())
+        .any(|commit| matches!(&commit.inspection, Inspection::Good(results) if results.is_extension))
 }
 
 /// `POST /products/{p}/submissions`
@@ -266,12 +267,7 @@ fn start_inspection(shared: &Arc<Shared>, order: Order) {
     });
 }
 
-fn file_judgement(
-    state: &mut State,
-    order: &Order,
-    judgement: Judgement,
-    report: Option<Arc<super::store::Segment>>,
-) {
+fn file_judgement(state: &mut State, order: &Order, judgement: Judgement, report: Option<Arc<super::store::Segment>>) {
     let id = order.submission_id;
     let mut put = |container, name: String, segment, content_type| {
         let blob = blob_id();
@@ -298,6 +294,7 @@ fn file_judgement(
 }
 
 /// How this one read looks.
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent oddity")]
 struct Look {
     view: View,
     without_downloads: bool,
@@ -325,17 +322,16 @@ fn look(api: &mut Api<'_>, id: u64) -> Option<Look> {
         looks.without_signed = reads;
     }
     if hits.has(FaultKind::StaleReads) && looks.stale.is_none() {
-        looks.stale = Some((serial, now));
+        looks.stale = Some(Stale { token: serial, at: now, was_open: submission.commit.is_none() });
     }
-    let at = match looks.stale {
-        Some((upto, at)) if serial <= upto => at,
-        Some(_) => {
-            looks.stale = None;
-            now
-        }
-        None => now,
+    if looks.stale.is_some_and(|stale| serial > stale.token) {
+        looks.stale = None;
+    }
+    let view = match looks.stale {
+        Some(Stale { was_open: true, .. }) => View::open(),
+        Some(stale) => workflow::view(options, submission, stale.at),
+        None => workflow::view(options, submission, now),
     };
-    let view = workflow::view(options, submission, at);
     let looks = &mut submission.looks;
     let take = |count: &mut u32| {
         let is_left = *count > 0;
@@ -438,7 +434,8 @@ fn items(api: &mut Api<'_>, id: u64, look: &Look) -> Vec<Value> {
     }
     items.push(item("signedPackage", url(api, signed, "rl", look.is_expired)));
     let seller = api.seller_id();
-    let report = format!("{}/dashboard/hardware/Driver/DownloadCertificationReport/{seller}/{product_id}/{id}", api.base);
+    let report =
+        format!("{}/dashboard/hardware/Driver/DownloadCertificationReport/{seller}/{product_id}/{id}", api.base);
     items.push(item("certificationReport", report));
     if look.view.has_metadata {
         items.push(item("driverMetadata", url(api, metadata, "rl", look.is_expired)));
@@ -451,11 +448,8 @@ fn url(api: &mut Api<'_>, blob: Uuid, permissions: &str, is_expired: bool) -> St
     let options = &api.shared.options;
     let now = api.shared.now();
     let lifetime = SignedDuration::try_from(options.sas_lifetime).unwrap_or(SignedDuration::from_hours(24));
-    let expires = if is_expired {
-        now.saturating_sub(SignedDuration::from_secs(60))
-    } else {
-        now.saturating_add(lifetime)
-    };
+    let expires =
+        if is_expired { now.saturating_sub(SignedDuration::from_secs(60)) } else { now.saturating_add(lifetime) };
     let expires = expires.ok().and_then(|at| Timestamp::from_second(at.as_second()).ok()).unwrap_or(now);
     let serial = api.state.next_sas();
     let Some(entry) = api.state.blobs.get_mut(&blob) else { return String::new() };

@@ -175,10 +175,8 @@ fn issue(shared: &Shared, state: &mut State, headers: &HeaderMap, form: &Form<'_
     }
     let now = shared.now().as_second();
     let lifetime = i64::try_from(shared.options.token_lifetime.as_secs()).unwrap_or(i64::MAX / 2);
-    let object = uuid::Uuid::from_u128(
-        uuid::Uuid::parse_str(&client_id).map_or(1, |id| id.as_u128().rotate_left(17)),
-    )
-    .to_string();
+    let object = uuid::Uuid::from_u128(uuid::Uuid::parse_str(&client_id).map_or(1, |id| id.as_u128().rotate_left(17)))
+        .to_string();
     let claims = Claims {
         aud: audience.clone(),
         iss: format!("https://sts.windows.net/{tenant}/"),
@@ -224,7 +222,8 @@ fn audience(form: &Form<'_>) -> Result<String, Refusal> {
     }
     let scope = form.need("scope")?;
     scope.strip_suffix("/.default").filter(|audience| !audience.contains(' ')).map(str::to_owned).ok_or_else(|| {
-        let text = format!("The provided value for the input parameter 'scope' is not valid. The scope {scope} is not valid.");
+        let text =
+            format!("The provided value for the input parameter 'scope' is not valid. The scope {scope} is not valid.");
         Refusal(70011, 400, "invalid_scope", text)
     })
 }
@@ -334,7 +333,8 @@ pub(super) fn bearer(shared: &Shared, headers: &HeaderMap) -> Result<Claims, Bad
     validation.validate_exp = false;
     validation.validate_aud = false;
     let key = DecodingKey::from_secret(&shared.token_key);
-    let claims = jsonwebtoken::decode::<Claims>(token.trim(), &key, &validation).map_err(|_| BadBearer::Invalid)?.claims;
+    let claims =
+        jsonwebtoken::decode::<Claims>(token.trim(), &key, &validation).map_err(|_| BadBearer::Invalid)?.claims;
     if claims.aud != HARDWARE {
         return Err(BadBearer::Audience);
     }

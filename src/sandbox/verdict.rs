@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::operation::Operation;
 use super::state::{Inspection, State};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const TEN_SECONDS: Duration = Duration::from_secs(10);
 
 /// Counts that the journal is too short for.

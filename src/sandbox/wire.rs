@@ -24,8 +24,8 @@ pub(super) fn shape(value: &mut Value, oddities: Oddities) {
                 if oddities.string_ids && is_id && value.is_u64() {
                     *value = Value::String(value.to_string());
                 }
-                let is_enumeration =
-                    ["commitStatus", "currentStep", "state", "type", "testHarness", "deviceType"].contains(&name.as_str());
+                let is_enumeration = ["commitStatus", "currentStep", "state", "type", "testHarness", "deviceType"]
+                    .contains(&name.as_str());
                 if let Some(text) = value.as_str().filter(|_| oddities.pascal_case && is_enumeration) {
                     *value = Value::String(pascal(text));
                 }

@@ -54,14 +54,9 @@ pub(super) struct View {
 }
 
 impl View {
-    fn open() -> Self {
-        Self {
-            commit_status: "commitPending",
-            step: None,
-            messages: Vec::new(),
-            is_signed: false,
-            has_metadata: false,
-        }
+    /// That of a submission whose slot is open.
+    pub(super) fn open() -> Self {
+        Self { commit_status: "commitPending", step: None, messages: Vec::new(), is_signed: false, has_metadata: false }
     }
 
     /// The number of the current step, counted from 1.
@@ -82,8 +77,8 @@ impl View {
 /// Where the submission stands at `at` on the virtual clock.
 pub(super) fn view(options: &Options, submission: &Submission, at: Duration) -> View {
     match &submission.commit {
-        Some(commit) if commit.at <= at => running(options, commit, at - commit.at),
-        Some(_) | None => View::open(),
+        Some(commit) => at.checked_sub(commit.at).map_or_else(View::open, |elapsed| running(options, commit, elapsed)),
+        None => View::open(),
     }
 }
 
@@ -118,16 +113,16 @@ fn running(options: &Options, commit: &Commit, elapsed: Duration) -> View {
             return view;
         }
         match length {
-            Length::Of(length) if within >= length && state == StepState::Completed => start += length,
-            Length::Of(_) | Length::Open => {
-                if step != "finalizeIngestion" || state != StepState::Completed {
-                    return view;
-                }
+            Length::Of(length) if step == "finalizeIngestion" && state == StepState::Completed => {
+                view.is_signed = true;
+                let signed_at = start.saturating_add(length / 3 * 2);
+                view.has_metadata = elapsed >= signed_at.saturating_add(options.metadata_delay);
+                return view;
             }
+            Length::Of(length) if within >= length && state == StepState::Completed => start += length,
+            Length::Of(_) | Length::Open => return view,
         }
     }
-    view.is_signed = true;
-    view.has_metadata = elapsed >= start.saturating_add(options.metadata_delay);
     view
 }
 
@@ -201,16 +196,12 @@ pub(super) fn release(options: &Options, commit: &mut Commit, now: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::state::Results;
+    use super::*;
     use uuid::Uuid;
 
     fn options() -> Options {
-        Options {
-            step_duration: Duration::from_secs(3),
-            metadata_delay: Duration::from_secs(10),
-            ..Options::default()
-        }
+        Options { step_duration: Duration::from_secs(3), metadata_delay: Duration::from_secs(10), ..Options::default() }
     }
 
     fn good() -> Inspection {
@@ -238,9 +229,9 @@ mod tests {
             .flat_map(|step| [StepState::NotStarted, StepState::Started, StepState::Completed].map(|s| (*step, s)))
             .collect();
         assert_eq!(seen, expected);
-        assert!(!at(&commit, 20).is_signed);
-        assert!(at(&commit, 21).is_signed && !at(&commit, 30).has_metadata);
-        assert!(at(&commit, 31).has_metadata);
+        assert!(!at(&commit, 19).is_signed);
+        assert!(at(&commit, 20).is_signed && !at(&commit, 29).has_metadata);
+        assert!(at(&commit, 30).has_metadata);
     }
 
     #[test]

@@ -12,7 +12,8 @@ async fn the_contracts_products_are_taken_and_read_back_as_its_schemas_say() {
         assert!(made["id"].as_u64().unwrap() > 14_300_000_000_000_000);
         assert!(made["sharedProductId"].as_u64().unwrap() > 1 << 60);
         for (name, value) in example.as_object().unwrap() {
-            let expected = if name == "testHarness" { json!(value.as_str().unwrap().to_lowercase()) } else { value.clone() };
+            let expected =
+                if name == "testHarness" { json!(value.as_str().unwrap().to_lowercase()) } else { value.clone() };
             assert_eq!(made[name], expected, "{name}");
         }
         let read = world.get(&format!("/products/{}", made["id"])).await;
@@ -23,11 +24,16 @@ async fn the_contracts_products_are_taken_and_read_back_as_its_schemas_say() {
 #[tokio::test]
 async fn a_bad_product_is_refused_with_its_members() {
     let world = World::start(options()).await;
-    let (status, body) = world.call(Method::POST, "/products", Some(json!({ "productName": " ", "isTestSign": 1 }))).await;
+    let (status, body) =
+        world.call(Method::POST, "/products", Some(json!({ "productName": " ", "isTestSign": 1 }))).await;
     assert_eq!(status, 422);
     check_schema("ErrorEnvelope", &body);
     let targets: Vec<&str> = body["error"]["validationErrors"]
-        .as_array().unwrap().iter().filter_map(|error| error["target"].as_str()).collect();
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|error| error["target"].as_str())
+        .collect();
     assert_eq!(targets, ["isTestSign", "productName", "requestedSignatures"]);
     let request = world.request(Method::POST, "/products").header("content-type", "application/json");
     let response = request.body("{").send().await.unwrap();
@@ -171,7 +177,10 @@ async fn a_package_against_the_rules_fails_with_a_report_that_can_be_read() {
     check_schema("Submission", &failed);
     assert_eq!(failed["commitStatus"], "commitFailed");
     let status = &failed["workflowStatus"];
-    assert_eq!((status["currentStep"].as_str(), status["state"].as_str()), (Some("packageInfoValidation"), Some("failed")));
+    assert_eq!(
+        (status["currentStep"].as_str(), status["state"].as_str()),
+        (Some("packageInfoValidation"), Some("failed"))
+    );
     assert_eq!(failed["downloads"]["items"], json!([]));
     let report = world.http.get(status["errorReport"].as_str().unwrap()).send().await.unwrap().text().await.unwrap();
     assert!(report.contains("at the root of the cabinet"), "{report}");
@@ -186,7 +195,10 @@ async fn a_commit_without_a_blob_is_taken_then_fails_and_is_no_clean_run() {
     world.finish(&path).await;
     assert_eq!(world.get(&path).await["workflowStatus"]["state"], "failed");
     let verdict = world.control(Method::GET, "verdict", json!({})).await;
-    assert_eq!((verdict["clean"].as_bool(), verdict["totals"]["commits_without_blob"].as_u64()), (Some(false), Some(1)));
+    assert_eq!(
+        (verdict["clean"].as_bool(), verdict["totals"]["commits_without_blob"].as_u64()),
+        (Some(false), Some(1))
+    );
 }
 
 #[tokio::test]
@@ -248,7 +260,11 @@ async fn submissions_that_cannot_be_are_refused_in_the_contracts_words() {
         async move {
             let (status, body) = world.call(Method::POST, &path, Some(json!({ "name": "n", "type": kind }))).await;
             let error = &body["error"];
-            (status.as_u16(), error["code"].as_str().unwrap_or("").to_owned(), error["message"].as_str().unwrap_or("").to_owned())
+            (
+                status.as_u16(),
+                error["code"].as_str().unwrap_or("").to_owned(),
+                error["message"].as_str().unwrap_or("").to_owned(),
+            )
         }
     };
     let known = |code: &str, keywords: &[&str], (status, is, message): (u16, String, String), expected: u16| {
@@ -273,13 +289,13 @@ async fn submissions_that_cannot_be_are_refused_in_the_contracts_words() {
 async fn patches_change_what_they_may_and_are_refused_otherwise() {
     let world = World::start(options()).await;
     let lonely = format!("/products/{}", world.create_product(new_product("lonely")).await);
-    let patch = json!({ "productName": "renamed" });
-    let (status, body) = world.call(Method::PATCH, &lonely, Some(patch.clone())).await;
+    let rename = json!({ "productName": "renamed" });
+    let (status, body) = world.call(Method::PATCH, &lonely, Some(rename.clone())).await;
     assert_eq!(status, 403);
     assert_eq!(body["error"]["message"], "Cannot update product without an initial submission");
     let (path, created) = world.submission().await;
     let product = path.split("/submissions").next().unwrap();
-    assert_eq!(world.call(Method::PATCH, product, Some(patch)).await, (StatusCode::NO_CONTENT, Value::Null));
+    assert_eq!(world.call(Method::PATCH, product, Some(rename)).await, (StatusCode::NO_CONTENT, Value::Null));
     assert_eq!(world.get(product).await["productName"], "renamed");
     assert_eq!(world.call(Method::PATCH, product, Some(json!({}))).await.0, 422);
     assert_eq!(world.call(Method::PATCH, &path, Some(json!({ "name": "two" }))).await.0, 204);
@@ -334,7 +350,10 @@ async fn the_limiter_throttles_one_client_and_says_for_how_long() {
     assert!((50..=60).contains(&wait));
     check_schema("GatewayError", &response.json().await.unwrap());
     let verdict = world.sandbox.verdict();
-    assert_eq!((verdict["calls"]["throttled"].as_u64(), verdict["calls"]["max_in_60_seconds"].as_u64()), (Some(1), Some(4)));
+    assert_eq!(
+        (verdict["calls"]["throttled"].as_u64(), verdict["calls"]["max_in_60_seconds"].as_u64()),
+        (Some(1), Some(4))
+    );
 }
 
 #[tokio::test]
@@ -348,6 +367,9 @@ async fn doubles_and_orphans_are_told_per_correlation_id() {
     world.finish(&path).await;
     let verdict = world.sandbox.verdict();
     assert_eq!(verdict["clean"], false);
-    assert_eq!((verdict["totals"]["products_doubled"].as_u64(), verdict["totals"]["orphans"].as_u64()), (Some(1), Some(2)));
+    assert_eq!(
+        (verdict["totals"]["products_doubled"].as_u64(), verdict["totals"]["orphans"].as_u64()),
+        (Some(1), Some(2))
+    );
     assert_eq!(verdict["by_correlation"]["b"]["committed_submissions"], 1);
 }

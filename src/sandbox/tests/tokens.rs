@@ -83,7 +83,8 @@ struct Signer {
 impl Signer {
     fn new() -> Self {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-        let certificate = rcgen::CertificateParams::new(vec!["longshore".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec!["longshore".to_owned()]).unwrap().self_signed(&key).unwrap();
         Self { key, certificate }
     }
 
@@ -172,7 +173,8 @@ async fn a_reused_assertion_is_refused_only_when_that_is_asked_for() {
         options.accounts[0].certificates.push(signer.certificate.pem());
         let world = World::start(options).await;
         let url = format!("{}/{TENANT}/oauth2/token", world.sandbox.url());
-        let header = Header { x5t_s256: Some(URL_SAFE_NO_PAD.encode(signer.sha256())), ..Header::new(Algorithm::PS256) };
+        let header =
+            Header { x5t_s256: Some(URL_SAFE_NO_PAD.encode(signer.sha256())), ..Header::new(Algorithm::PS256) };
         let assertion = signer.sign(&header, &claims(&url, -60, 540));
         assert_eq!(world.ask_token("oauth2/token", &assertion_form(&assertion)).await.0, StatusCode::OK);
         let again = world.ask_token("oauth2/token", &assertion_form(&assertion)).await.0;
