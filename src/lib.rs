@@ -24,3 +24,6 @@ pub mod telemetry;
 pub mod cli;
 
 pub mod clock;
+
+pub mod package;
+pub mod transfer;

@@ -1,0 +1,441 @@
+//! A signed file, fetched with range resume and put in its place whole or not at all.
+//!
+//! Bytes go to `.NAME.part` beside the target, locked by the kernel for as long as this process works on it; its `ETag`
+//! lies in `.NAME.part.etag`, so that a later process goes on only with the same content. Complete, it is hashed,
+//! flushed to disk and renamed. A file with other content is never overwritten unless told. Source:
+//! contract/hardware-api.md, section 8.4.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{ErrorKind, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::{
+    Response,
+    header::{CONTENT_RANGE, ETAG, IF_RANGE, RANGE},
+};
+use tokio::{
+    io::{AsyncSeekExt, AsyncWriteExt},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Hooks, Settings, blob, blocking, disk, permanent,
+    renewal::Renewal,
+    sink::is_plain_name,
+    transient,
+    trouble::{self, Action, Trouble},
+};
+use crate::domain::{
+    failure::{Failure, Kind},
+    ids::Sha256,
+};
+
+/// Bytes written between two looks at the clock of the caller.
+const STRIDE: u64 = 1 << 20;
+
+/// What is wanted, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The file, in a folder that exists (see [`super::sink::SinkRules::resolve`]); its name says kind and submission.
+    pub target: PathBuf,
+    /// Bytes at most.
+    pub max_bytes: u64,
+    /// May a file with other content be replaced?
+    pub overwrite: bool,
+}
+
+/// How a download ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The file is in its place.
+    Downloaded(Downloaded),
+    /// Stopped because the time was up; a later call goes on.
+    Paused {
+        /// Bytes that are on the disk.
+        done: u64,
+    },
+}
+
+/// A finished download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Downloaded {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length.
+    pub size: u64,
+    /// Its hash.
+    pub sha256: Sha256,
+    /// A file with the same content was there already.
+    pub was_there: bool,
+}
+
+/// Fetches the file behind the hooks' URL into its place.
+///
+/// # Errors
+/// Transient: tries spent, our disk, another process at the same file. Permanent: refused by the service, URL stays
+/// refused (`SasExpired`), too large (`Transfer`), a file with other content in the way (`Sink`).
+///
+/// # Cancel safety
+/// May be dropped at any await; what is on the disk is gone on with.
+pub async fn download<H: Hooks>(
+    http: &reqwest::Client,
+    settings: &Settings,
+    wanted: &Wanted,
+    hooks: &H,
+) -> Result<Outcome, Failure> {
+    let paths = Paths::of(&wanted.target)?;
+    let part = {
+        let paths = paths.clone();
+        blocking(move || Part::open(&paths)).await?
+    };
+    let mut session = Session { http, settings, wanted, hooks, renewal: Renewal::begin(settings, hooks).await?, part };
+    let Some(size) = session.run().await? else {
+        return Ok(Outcome::Paused { done: session.part.done });
+    };
+    hooks.progress(size, size);
+    let (part, wanted) = (session.part, wanted.clone());
+    blocking(move || part.place(&wanted, size)).await.map(Outcome::Downloaded)
+}
+
+#[derive(Debug, Clone)]
+struct Paths {
+    folder: PathBuf,
+    part: PathBuf,
+    etag: PathBuf,
+}
+
+impl Paths {
+    fn of(target: &Path) -> Result<Self, Failure> {
+        let name = target.file_name().and_then(|name| name.to_str()).filter(|name| is_plain_name(name));
+        let (Some(name), Some(folder)) = (name, target.parent()) else {
+            return Err(permanent(Kind::Sink, format!("{} is no file to download to", target.display())));
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            part: folder.join(format!(".{name}.part")),
+            etag: folder.join(format!(".{name}.part.etag")),
+        })
+    }
+}
+
+/// What is on the disk so far.
+struct Part {
+    paths: Paths,
+    file: File,
+    done: u64,
+    etag: Option<String>,
+}
+
+impl Part {
+    fn open(paths: &Paths) -> Result<Self, Failure> {
+        let no = |error: &std::io::Error| disk("write", &paths.part, error);
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&paths.part)
+            .map_err(|e| no(&e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another process is at {}", paths.part.display());
+                return Err(transient(Kind::LocalIo, text));
+            }
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(no(&error)),
+        }
+        // Somebody may have finished and renamed the file between our opening and our locking it.
+        if !is_still_there(&file, &paths.part) {
+            return Err(transient(
+                Kind::LocalIo,
+                format!("another process has just finished {}", paths.part.display()),
+            ));
+        }
+        let etag = fs::read_to_string(&paths.etag).ok().filter(|etag| is_strong(etag));
+        let done = file.metadata().map_err(|error| no(&error))?.len();
+        let mut part = Self { paths: paths.clone(), done, etag, file: file.try_clone().map_err(|e| no(&e))? };
+        if part.etag.is_none() && done > 0 {
+            part.restart(None)?;
+        }
+        file.seek(SeekFrom::Start(part.done)).map_err(|error| no(&error))?;
+        Ok(part)
+    }
+
+    /// Begins anew, for content with this tag.
+    fn restart(&mut self, etag: Option<String>) -> Result<(), Failure> {
+        // ORDER: the old tag goes before the old bytes, the new one comes after them; it never stands beside others.
+        match fs::remove_file(&self.paths.etag) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk("write", &self.paths.etag, &error)),
+            Ok(()) | Err(_) => {}
+        }
+        self.file.set_len(0).map_err(|error| disk("write", &self.paths.part, &error))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(|error| disk("write", &self.paths.part, &error))?;
+        self.done = 0;
+        self.etag = etag.filter(|etag| is_strong(etag));
+        if let Some(etag) = &self.etag {
+            fs::write(&self.paths.etag, etag).map_err(|error| disk("write", &self.paths.etag, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Hashes, flushes and renames; blocking.
+    fn place(self, wanted: &Wanted, size: u64) -> Result<Downloaded, Failure> {
+        let part = &self.paths.part;
+        self.file.sync_all().map_err(|error| disk("write", part, &error))?;
+        let sha256 = hash(part)?;
+        let downloaded = |was_there| Downloaded { path: wanted.target.clone(), size, sha256, was_there };
+        let is_same = || -> Result<bool, Failure> {
+            let length = fs::metadata(&wanted.target).map_err(|error| disk("look at", &wanted.target, &error))?.len();
+            Ok(length == size && hash(&wanted.target)? == sha256)
+        };
+        if wanted.target.exists() && is_same()? {
+            self.forget();
+            return Ok(downloaded(true));
+        }
+        if !wanted.overwrite {
+            match fs::hard_link(part, &wanted.target) {
+                Ok(()) => {
+                    self.forget();
+                    sync_folder(&self.paths.folder);
+                    return Ok(downloaded(false));
+                }
+                Err(error) if error.kind() != ErrorKind::AlreadyExists && !wanted.target.exists() => {} // no links here
+                Err(_) if is_same()? => {
+                    self.forget();
+                    return Ok(downloaded(true));
+                }
+                Err(_) => {
+                    self.forget();
+                    let text =
+                        format!("{} is there with other content and is not overwritten", wanted.target.display());
+                    return Err(permanent(Kind::Sink, text));
+                }
+            }
+        }
+        fs::rename(part, &wanted.target).map_err(|error| disk("rename to", &wanted.target, &error))?;
+        self.forget();
+        sync_folder(&self.paths.folder);
+        Ok(downloaded(false))
+    }
+
+    fn forget(&self) {
+        for path in [&self.paths.etag, &self.paths.part] {
+            if let Err(error) = fs::remove_file(path)
+                && error.kind() != ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "a partial download could not be removed");
+            }
+        }
+    }
+}
+
+/// Is the file at this path the one that we hold?
+#[cfg(unix)]
+fn is_still_there(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (held, there) = (file.metadata(), fs::metadata(path));
+    matches!((held, there), (Ok(held), Ok(there)) if held.ino() == there.ino() && held.dev() == there.dev())
+}
+
+/// Elsewhere a file that is open under a lock keeps its name.
+#[cfg(not(unix))]
+fn is_still_there(_file: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Makes the new name last; systems that cannot flush a folder keep it by themselves.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder)
+        && let Err(error) = folder.sync_all()
+    {
+        tracing::debug!(%error, "the folder of a download could not be flushed");
+    }
+}
+
+fn hash(path: &Path) -> Result<Sha256, Failure> {
+    let mut file = File::open(path).map_err(|error| disk("read", path, &error))?;
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer) {
+            Ok(0) => return Ok(super::package_file::finished(context)),
+            Ok(count) => context.update(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(disk("read", path, &error)),
+        }
+    }
+}
+
+/// Only a strong tag proves that bytes are the same.
+fn is_strong(etag: &str) -> bool {
+    etag.len() > 2
+        && etag.len() <= 256
+        && etag.starts_with('"')
+        && etag.ends_with('"')
+        && etag.bytes().all(|b| (0x21..0x7f).contains(&b))
+}
+
+struct Session<'a, H> {
+    http: &'a reqwest::Client,
+    settings: &'a Settings,
+    wanted: &'a Wanted,
+    hooks: &'a H,
+    renewal: Renewal<'a, H>,
+    part: Part,
+}
+
+/// How one request ended.
+enum Read {
+    Complete(u64),
+    OutOfTime,
+    Broken(Trouble),
+}
+
+impl<H: Hooks> Session<'_, H> {
+    /// The whole length when all of it is there; `None` when the time was up.
+    async fn run(&mut self) -> Result<Option<u64>, Failure> {
+        let mut spent = 0;
+        loop {
+            if self.hooks.out_of_time() {
+                return Ok(None);
+            }
+            if self.renewal.is_near_end(1, 1) {
+                self.renewal.early().await?;
+            }
+            let before = self.part.done;
+            let trouble = match self.once().await? {
+                Read::Complete(size) => return Ok(Some(size)),
+                Read::OutOfTime => return Ok(None),
+                Read::Broken(trouble) => trouble,
+            };
+            self.renewal.heard(trouble.date, false);
+            match trouble.action {
+                Action::NewSas => self.renewal.after_refusal(&trouble).await?,
+                Action::Retry | Action::RetryOnce => {
+                    spent = if self.part.done > before { 1 } else { spent + 1 };
+                    sleep(trouble.backoff(self.settings, spent, self.hooks.chance())?).await;
+                }
+                Action::Resync | Action::Shrink | Action::Verify | Action::Permanent => return Err(trouble.permanent()),
+            }
+        }
+    }
+
+    async fn once(&mut self) -> Result<Read, Failure> {
+        let what = "Get Blob";
+        let mut request = self.http.get(self.renewal.sas().request_url(&[])?).header("x-ms-version", blob::VERSION);
+        request = request.header("accept-encoding", "identity");
+        let asked_from = match &self.part.etag {
+            Some(etag) if self.part.done > 0 => {
+                request = request.header(RANGE, format!("bytes={}-", self.part.done)).header(IF_RANGE, etag);
+                self.part.done
+            }
+            Some(_) | None => 0,
+        };
+        let late = || Ok(Read::Broken(Trouble::unanswered(Kind::Timeout, format!("{what}: no answer in time"))));
+        let answer = match timeout(self.settings.request_timeout, request.send()).await {
+            Err(_) => return late(),
+            Ok(Err(error)) => {
+                let kind = if error.is_connect() { Kind::NotSent } else { Kind::Disconnected };
+                return Ok(Read::Broken(Trouble::unanswered(kind, format!("{what}: no answer, the connection broke"))));
+            }
+            Ok(Ok(answer)) => answer,
+        };
+        let status = answer.status().as_u16();
+        let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let date = trouble::date(answer.headers());
+        let range = answer.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).and_then(range_of);
+        let total = match (status, range) {
+            (200, _) => {
+                self.renewal.heard(date, true);
+                self.part.restart(etag)?;
+                answer.content_length()
+            }
+            (206, Some((Some(first), total))) if first == asked_from && asked_from > 0 && etag == self.part.etag => {
+                self.renewal.heard(date, true);
+                total
+            }
+            (416, Some((None, Some(total)))) if total == asked_from => return Ok(Read::Complete(total)),
+            (206 | 416, _) => {
+                self.part.restart(None)?;
+                return Ok(Read::Broken(Trouble::unanswered(
+                    Kind::BadAnswer,
+                    format!("{what}: another range than asked"),
+                )));
+            }
+            _ => {
+                let headers = answer.headers().clone();
+                let body = match timeout(self.settings.request_timeout, answer.text()).await {
+                    Ok(Ok(text)) if text.len() < 64 << 10 => text,
+                    Ok(_) | Err(_) => String::new(),
+                };
+                return Ok(Read::Broken(Trouble::read(what, status, &headers, &body)));
+            }
+        };
+        if total.is_some_and(|total| total > self.wanted.max_bytes) {
+            return Err(self.too_large());
+        }
+        self.receive(answer, total).await
+    }
+
+    fn too_large(&self) -> Failure {
+        let text =
+            format!("the download for {} has more than {} bytes", self.wanted.target.display(), self.wanted.max_bytes);
+        permanent(Kind::Transfer, text)
+    }
+
+    async fn receive(&mut self, mut answer: Response, total: Option<u64>) -> Result<Read, Failure> {
+        let no = |error: &std::io::Error| disk("write", &self.part.paths.part, error);
+        let file = self.part.file.try_clone().map_err(|error| no(&error))?;
+        let mut file = tokio::fs::File::from_std(file);
+        file.seek(SeekFrom::Start(self.part.done)).await.map_err(|error| no(&error))?;
+        let mut written = self.part.done;
+        let mut reported = written;
+        let broken = |kind, why: &str| Read::Broken(Trouble::unanswered(kind, format!("Get Blob: {why}")));
+        let ended = loop {
+            let chunk = match next(&mut answer, self.settings.idle_timeout).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) if total.is_none_or(|total| total == written) => break Read::Complete(written),
+                Ok(None) => break broken(Kind::Disconnected, "the body ended early"),
+                Err(kind) => break broken(kind, "the body broke off"),
+            };
+            written = written.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            if written > self.wanted.max_bytes || total.is_some_and(|total| written > total) {
+                return Err(self.too_large());
+            }
+            file.write_all(&chunk).await.map_err(|error| no(&error))?;
+            if written - reported >= STRIDE {
+                reported = written;
+                self.hooks.progress(written, total.unwrap_or(written));
+                if self.hooks.out_of_time() {
+                    break Read::OutOfTime;
+                }
+            }
+        };
+        file.flush().await.map_err(|error| no(&error))?;
+        self.part.done = written;
+        Ok(ended)
+    }
+}
+
+async fn next(answer: &mut Response, patience: Duration) -> Result<Option<bytes::Bytes>, Kind> {
+    match timeout(patience, answer.chunk()).await {
+        Err(_) => Err(Kind::Timeout),
+        Ok(Err(_)) => Err(Kind::Disconnected),
+        Ok(Ok(chunk)) => Ok(chunk),
+    }
+}
+
+/// `bytes 5-9/10` as first byte and whole length; `bytes */10` without a first byte.
+fn range_of(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let first = range.split_once('-').and_then(|(first, _)| first.parse().ok());
+    Some((first, total.parse().ok()))
+}
+
+#[cfg(test)]
+#[path = "download_tests.rs"]
+mod tests;

@@ -1,0 +1,234 @@
+//! A package on this machine: where it is, how long, and what its bytes hash to.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use md5::{Digest, Md5};
+
+use super::{MAX_PACKAGE, disk, permanent, transient};
+use crate::domain::{
+    failure::{Failure, Kind},
+    ids::Sha256,
+};
+
+/// Bytes read at once while hashing.
+const STRIDE: usize = 256 << 10;
+
+/// A package on this machine, hashed once while it was read.
+#[derive(Debug, Clone)]
+pub struct LocalPackage {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length in bytes, never 0.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+    /// Its MD5 as blob storage writes it: base64 of 16 bytes.
+    pub md5: String,
+    modified: Option<SystemTime>,
+    spool: Option<Arc<Spool>>,
+}
+
+/// A file of ours that goes when its last user has gone.
+#[derive(Debug)]
+pub(super) struct Spool(pub(super) PathBuf);
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0)
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "a spooled package could not be removed");
+        }
+    }
+}
+
+impl LocalPackage {
+    /// Reads and hashes the file; blocking, flat memory.
+    ///
+    /// # Errors
+    /// Permanent, kind `Source`: missing, unreadable, no regular file, empty, longer than `max` or than a package may be,
+    /// or changed while it was read. Transient, kind `LocalIo`: the disk failed.
+    pub fn measure(path: &Path, max: u64) -> Result<Self, Failure> {
+        let mut file = open(path)?;
+        let before = file.metadata().map_err(|error| disk("look at", path, &error))?;
+        let max = max.min(MAX_PACKAGE);
+        if before.len() == 0 {
+            return Err(permanent(Kind::Source, format!("the package {} is empty", path.display())));
+        }
+        if before.len() > max {
+            let text = format!("the package {} has {} bytes, at most {max} are taken", path.display(), before.len());
+            return Err(permanent(Kind::Source, text));
+        }
+        let (sha256, md5, size) = hashes(&mut file, before.len()).map_err(|error| disk("read", path, &error))?;
+        if size != before.len() {
+            return Err(changed(path));
+        }
+        Ok(Self { path: path.to_owned(), size, sha256, md5, modified: before.modified().ok(), spool: None })
+    }
+
+    /// Ties the life of the file to this value.
+    pub(super) fn spooled(mut self, spool: Arc<Spool>) -> Self {
+        self.spool = Some(spool);
+        self
+    }
+
+    /// Is the file what it was? Length and time of change first, its bytes only when those differ; blocking.
+    ///
+    /// # Errors
+    /// Permanent, kind `Source`, "the source changed"; transient when the disk failed.
+    pub fn recheck(&self) -> Result<(), Failure> {
+        let mut file = open(&self.path)?;
+        let now = file.metadata().map_err(|error| disk("look at", &self.path, &error))?;
+        if now.len() != self.size {
+            return Err(changed(&self.path));
+        }
+        if self.modified.is_some() && now.modified().ok() == self.modified {
+            return Ok(());
+        }
+        let (sha256, _, size) = hashes(&mut file, self.size).map_err(|error| disk("read", &self.path, &error))?;
+        if size == self.size && sha256 == self.sha256 { Ok(()) } else { Err(changed(&self.path)) }
+    }
+
+    /// Reads one block and its MD5; blocking.
+    ///
+    /// # Errors
+    /// Permanent, kind `Source`, when the file has become shorter; transient when the disk failed.
+    pub(super) fn read_block(&self, offset: u64, length: u64) -> Result<(Vec<u8>, String), Failure> {
+        let mut file = open(&self.path)?;
+        let length = usize::try_from(length).map_err(|_| permanent(Kind::Internal, "a block exceeds memory"))?;
+        let mut bytes = vec![0; length];
+        file.seek(SeekFrom::Start(offset)).map_err(|error| disk("read", &self.path, &error))?;
+        match file.read_exact(&mut bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed(&self.path)),
+            Err(error) => return Err(disk("read", &self.path, &error)),
+        }
+        let md5 = md5_of(&bytes);
+        Ok((bytes, md5))
+    }
+}
+
+fn changed(path: &Path) -> Failure {
+    permanent(Kind::Source, format!("the source changed: {}", path.display()))
+}
+
+/// Opens a regular file; a pipe or a device is never opened, for that could wait for ever.
+pub(super) fn open(path: &Path) -> Result<File, Failure> {
+    let refuse = |error: &std::io::Error| {
+        let text = format!("cannot read the package {}: {error}", path.display());
+        let is_final = matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidInput
+        );
+        if is_final { permanent(Kind::Source, text) } else { transient(Kind::LocalIo, text) }
+    };
+    let found = fs::metadata(path).map_err(|error| refuse(&error))?;
+    if !found.is_file() {
+        return Err(permanent(Kind::Source, format!("the package {} is not a file", path.display())));
+    }
+    File::open(path).map_err(|error| refuse(&error))
+}
+
+/// SHA-256, MD5 and length of at most `most` bytes and one more.
+fn hashes(file: &mut File, most: u64) -> std::io::Result<(Sha256, String, u64)> {
+    let mut sha256 = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut md5 = Md5::new();
+    let mut buffer = vec![0; STRIDE];
+    let mut size = 0_u64;
+    let mut reader = file.take(most.saturating_add(1));
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        sha256.update(bytes);
+        md5.update(bytes);
+        size = size.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    Ok((finished(sha256), STANDARD.encode(md5.finalize()), size))
+}
+
+/// The hash of all that a context was fed.
+pub(super) fn finished(context: aws_lc_rs::digest::Context) -> Sha256 {
+    let mut bytes = [0; 32];
+    for (to, from) in bytes.iter_mut().zip(context.finish().as_ref()) {
+        *to = *from;
+    }
+    Sha256::from_bytes(bytes)
+}
+
+/// MD5 as blob storage writes it.
+pub(super) fn md5_of(bytes: &[u8]) -> String {
+    STANDARD.encode(Md5::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn md5_is_written_as_the_contract_writes_it() {
+        let contract = include_str!("../../tests/contract/blob-upload.md");
+        let fence = contract.split("```json example=ChecksumVectors\n").nth(1).unwrap().split("```").next().unwrap();
+        for vector in serde_json::from_str::<Vec<serde_json::Value>>(fence).unwrap() {
+            assert_eq!(md5_of(vector["text"].as_str().unwrap().as_bytes()), vector["md5"].as_str().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_package_is_measured_and_a_changed_one_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.cab");
+        fs::write(&path, b"hello").unwrap();
+        let package = LocalPackage::measure(&path, MAX_PACKAGE).unwrap();
+        assert_eq!((package.size, package.md5.as_str()), (5, "XUFAKrxLKna5cZ2REBfFkg=="));
+        assert_eq!(package.sha256, Sha256::of(b"hello"));
+        package.recheck().unwrap();
+
+        let later = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        package.recheck().unwrap();
+        fs::write(&path, b"hellO").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        assert!(package.recheck().unwrap_err().to_string().contains("the source changed"));
+        fs::write(&path, b"hell").unwrap();
+        assert!(package.recheck().is_err());
+        assert!(package.read_block(3, 2).unwrap_err().to_string().contains("the source changed"));
+    }
+
+    #[test]
+    fn what_is_no_package_is_refused_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        fs::write(&empty, b"").unwrap();
+        let large = dir.path().join("large");
+        File::create(&large).unwrap().set_len(MAX_PACKAGE + 1).unwrap();
+        for path in [dir.path(), &dir.path().join("missing"), &empty, &large, Path::new("a\0b")] {
+            let failure = LocalPackage::measure(path, u64::MAX).unwrap_err();
+            assert!(matches!(&failure, Failure::Permanent(cause) if cause.kind == Kind::Source), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_spooled_file_goes_with_its_last_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spooled");
+        fs::write(&path, b"x").unwrap();
+        let package = LocalPackage::measure(&path, 9).unwrap().spooled(Arc::new(Spool(path.clone())));
+        let other = package.clone();
+        drop(package);
+        assert!(path.exists());
+        drop(other);
+        assert!(!path.exists());
+    }
+}
