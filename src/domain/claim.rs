@@ -344,7 +344,7 @@ pub enum Outcome<R> {
     Nothing,
 }
 
-/// Writes down what was shown.
+/// Writes down what was shown. Whoever gets so far has a healthy claim: nothing counts as lost any more.
 ///
 /// # Errors
 /// [`Denied::NotHolder`].
@@ -353,7 +353,7 @@ pub fn record<R: Clone, E: Clone>(
     claimant: Claimant,
     outcome: Outcome<R>,
 ) -> Result<Record<R, E>, Denied> {
-    let mut record = held(loaded, claimant)?.clone();
+    let mut record = Record { lost: 0, panics: 0, ..held(loaded, claimant)?.clone() };
     match outcome {
         Outcome::Finished(finished) => record.result = Some(finished),
         Outcome::NotExecuted => {
