@@ -15,6 +15,9 @@ pub mod engine;
 pub mod identity;
 pub mod partner_center;
 
+pub mod package;
+pub mod transfer;
+
 pub mod http;
 pub mod seal;
 
@@ -23,7 +26,6 @@ pub mod telemetry;
 
 pub mod cli;
 
-pub mod clock;
+pub mod sandbox;
 
-pub mod package;
-pub mod transfer;
+pub mod clock;

@@ -276,11 +276,16 @@ impl State {
     /// Everything that happens goes into one hash: the same seed gives the same hash, everywhere.
     pub fn note(&mut self, what: &str) {
         let at = self.start.elapsed().as_millis() as u64;
-        for byte in at.to_le_bytes().iter().chain(what.as_bytes()) {
-            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.mix_in(&at.to_le_bytes());
+        self.mix_in(what.as_bytes());
         if self.is_traced {
             self.trace.push(format!("{:>10.3} {what}", at as f64 / 1_000.0));
+        }
+    }
+
+    fn mix_in(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
@@ -297,11 +302,10 @@ impl State {
     }
 
     fn fate(&mut self, who: u64, what: &str) -> Fate {
+        self.mix_in(&who.to_le_bytes());
+        self.mix_in(what.as_bytes());
         if self.is_traced {
-            self.note(&format!("w{who} {what}"));
-        } else {
-            self.hash ^= who;
-            self.note(what);
+            self.trace.push(format!("{:>10.3} w{who} {what}", self.start.elapsed().as_secs_f64()));
         }
         let Mix { kill, cut, loss, older, freeze, .. } = self.mix;
         if self.strike(kill, "kill") {
