@@ -88,6 +88,9 @@ impl<P: Ports> Claimed<'_, P> {
         if matches!(step, Step::CreateProduct | Step::CreateSubmission) {
             ticket.progress.made_at = Some(self.now());
         }
+        if step == Step::Preflight && self.record.suspect_since.is_some() {
+            ticket.progress.is_acceptance_in_doubt = true;
+        }
         self.add_missing_downloads(&mut ticket, &result);
         ticket.note(self.now(), format!("{step} done"));
         let Some(next) = self.taken.work.step_after(step) else {

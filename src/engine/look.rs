@@ -89,7 +89,7 @@ impl<P: Ports> Claimed<'_, P> {
         let question = ProductQuestion {
             job: &self.key,
             members: &members,
-            accepted_at: self.ticket().accepted_at,
+            accepted_at: Some(self.ticket().accepted_at).filter(|_| !self.ticket().progress.is_acceptance_in_doubt),
             begun_at,
             is_memory_lost: self.record.suspect_since.is_some() || begun_at.is_none(),
             tolerance: self.settings.clock_tolerance.0,
