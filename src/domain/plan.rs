@@ -252,7 +252,9 @@ mod tests {
         let arrival = Arrival { place: Place::FIRST, hash: Sha256::of(b""), is_intake: false, is_suspect: suspect };
         match claim(&loaded, &arrival, ME, &Policy::default()) {
             Claim::Take { record, .. } => record,
-            other => panic!("{other:?}"),
+            other @ (Claim::OtherContent | Claim::Ended { .. } | Claim::Stale | Claim::Busy { .. }) => {
+                panic!("{other:?}")
+            }
         }
     }
 

@@ -141,7 +141,6 @@ pub struct MadeSubmission {
     pub product: ProductId,
     pub name: String,
     pub kind: SubmissionKind,
-    pub by: JobKey,
     pub blob: Option<JobKey>,
     pub committed: Option<Moment>,
     pub signed_after: Duration,
@@ -157,7 +156,6 @@ pub struct Effects {
 }
 
 pub struct State {
-    pub seed: u64,
     pub mix: Mix,
     pub order: Chance,
     pub faults: Chance,
@@ -205,7 +203,6 @@ impl World {
         let mix = Mix::draw(&mut faults);
         let birth = Birth { epoch: Epoch(1), at: Moment::from_millis(BASE), is_clean: !mix.starts_unclean };
         let state = State {
-            seed,
             mix,
             order: Chance::new(seed, 1),
             faults,
