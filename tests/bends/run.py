@@ -75,6 +75,11 @@ BENDS = {
         "        writes.events.push(end.event());\n        writes.set_aside = (*set_aside",
         "        writes.set_aside = (*set_aside",
     ),
+    "a later try forgets what was begun": (
+        ["cargo", "test", "--lib", "plan::"], CLAIM,
+        "    if is_same_step {\n        return known.clone();\n    }\n",
+        "",
+    ),
     "a lost claim gives its ticket back to nobody": (
         SIM, "src/engine/conclude.rs",
         "        self.settlement(Entry::LetGoIfHeld, Vec::new(), Some(ticket))\n    }\n\n    /// The memory does not answer",
