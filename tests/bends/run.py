@@ -60,11 +60,6 @@ BENDS = {
         "    if arrival.place < known.place {\n        return Claim::Stale;\n    }\n",
         "",
     ),
-    "an unknown job past its first place is trusted": (
-        SIM, CLAIM,
-        "let is_suspect = arrival.place > Place::FIRST || arrival.is_suspect || in_grace;",
-        "let is_suspect = arrival.is_suspect || in_grace;",
-    ),
     "the first look proves absence": (
         SIM, "src/engine/look.rs",
         "(Sight::NotThere { .. } | Sight::Open(_), None) if !look.is_last => {",
