@@ -31,6 +31,8 @@ pub(crate) struct Mix {
     pub(crate) is_quota_scarce: bool,
     /// Looks before the last one, which prove nothing, up to this try.
     pub(crate) early_looks: u32,
+    /// Not only a redelivered ticket is marked when it is parked, but every one.
+    pub(crate) is_every_park_marked: bool,
     /// The lost claim in a row that is poison.
     pub(crate) poison_after: u32,
     /// Fewer states than this mean that the mix no longer says what it says.
@@ -472,7 +474,7 @@ impl Job {
             outcome::NONE => next.announced[generation] = slot.then,
             before if before == slot.then => {}
             // What is left: FLEET 4.4's last sentence on loss.
-            _ if world.is_memory_lost && world.is_cut_off_at_end[generation] => {}
+            _ if world.is_memory_lost && world.is_cut_off_at_end[generation] => next.announced[generation] = slot.then,
             _ => next.broken = broken::SECOND_END,
         }
         let is_over = slot.then == outcome::COMPLETED || slot.phase == Phase::AnnounceOnly;
@@ -491,8 +493,8 @@ impl Job {
     fn publish(&self, world: &World, n: usize, found: &mut Found<'_>) {
         let slot = &world.slots[n];
         let place = slot.ticket.place;
-        let own = slot.ticket.again();
         let marked = |ticket: Ticket| Ticket { is_suspect: true, ..ticket };
+        let own = if self.mix.is_every_park_marked { marked(slot.ticket.again()) } else { slot.ticket.again() };
         let (ticket, phase, what) = match slot.phase {
             Phase::PublishNext => (Ticket::at(place.at_step(place.step + 1)), Phase::Ack, "publishes the next step"),
             Phase::PublishTry => (Ticket::at(place.next_try()), Phase::Ack, "publishes the next try"),
@@ -630,7 +632,12 @@ impl Job {
             begin_epoch(&mut next, fresh, [false; HANDLERS]);
             self.emit(found, HANDLERS, "memory is lost", next);
         }
-        let is_calm = world.slots.iter().all(|slot| slot.phase != Phase::Claim) && !world.is_split;
+        // An hour passes: longer than any delivery, and, unless that rule is left out, than any park at the first place.
+        let is_unmarked_first =
+            |ticket: &Ticket| ticket.place == Place::FIRST && !ticket.is_suspect && !ticket.is_intake;
+        let is_calm = world.slots.iter().all(|slot| slot.phase == Phase::Idle)
+            && !world.is_split
+            && (!self.rules.has(Rule::GraceOutlastsParks) || !world.queue.iter().flatten().any(is_unmarked_first));
         if world.memories[0].is_in_grace && is_calm {
             let mut next = *world;
             next.memories[0].is_in_grace = false;

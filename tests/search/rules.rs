@@ -27,11 +27,12 @@ pub(crate) enum Rule {
     AbsenceIsRecorded,
     PauseOfLostRecord,
     NextTicketBeforeAck,
+    GraceOutlastsParks,
 }
 
 impl Rule {
     /// The rules marked ‡ in the protocol, then others that the search shows to be needed.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::HolderIsOneClaim,
         Self::AnnounceAgain,
         Self::SetAsideAgain,
@@ -51,6 +52,7 @@ impl Rule {
         Self::AbsenceIsRecorded,
         Self::PauseOfLostRecord,
         Self::NextTicketBeforeAck,
+        Self::GraceOutlastsParks,
     ];
 
     /// The rule in words.
@@ -75,6 +77,7 @@ impl Rule {
             Self::AbsenceIsRecorded => "  proven absence is recorded",
             Self::PauseOfLostRecord => "  a job that lost its record waits before it writes",
             Self::NextTicketBeforeAck => "  the next ticket is confirmed before the ack",
+            Self::GraceOutlastsParks => "  memory_grace outlasts every park at the first place",
         }
     }
 }

@@ -207,7 +207,7 @@ impl Slot {
     pub(crate) const IDLE: Self = Self {
         phase: Phase::Idle,
         then: outcome::NONE,
-        ticket: Ticket { place: Place { generation: 0, step: 0, r#try: 0 }, ..Ticket::INTAKE },
+        ticket: Ticket::at(Place { generation: 0, step: 0, r#try: 0 }),
         is_cut: false,
         is_pending: false,
         is_stale: false,
