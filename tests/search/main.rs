@@ -7,6 +7,7 @@
 mod explore;
 mod job;
 mod rules;
+mod turns;
 mod world;
 
 use std::{
@@ -174,6 +175,21 @@ fn every_schedule() {
             println!("   VIOLATION {what}");
             for line in trace {
                 println!("   {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn turns_survey() {
+    use turns::*;
+    for is_dated in [true, false] {
+        for without in std::iter::once(None).chain(TurnRule::ALL.into_iter().map(Some)) {
+            let start = Instant::now();
+            let verdict = explore(&Turns { name: "", is_dated, faults: if is_dated { [1, 1, 1, 1] } else { [1, 1, 0, 1] }, without, at_least: 0 }, true, LIMIT);
+            println!("{is_dated} {:50} {:9} states {:9} transitions {:?} {:?}", without.map_or("all", TurnRule::text), verdict.states, verdict.transitions, start.elapsed(), verdict.violation.as_ref().map(|(w, t)| (w, t.len() - 1)));
+            if let (None, Some((_, trace))) = (without, verdict.violation) {
+                for line in trace { println!("   {line}"); }
             }
         }
     }

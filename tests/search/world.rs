@@ -77,7 +77,7 @@ impl Ticket {
         Self { is_intake: false, is_paused: false, ..self }
     }
 
-    fn pack(self) -> u16 {
+    pub(crate) fn pack(self) -> u16 {
         let place = u16::try_from(self.place.generation).unwrap() | self.place.step << 2;
         let r#try = u16::try_from(self.place.r#try).unwrap();
         assert!(r#try < 16, "a bound of the model is too small: tries");
@@ -88,7 +88,7 @@ impl Ticket {
             | u16::from(self.is_paused) << 9
     }
 
-    fn unpack(bits: u16) -> Self {
+    pub(crate) fn unpack(bits: u16) -> Self {
         let place = Place { generation: u32::from(bits & 3), step: bits >> 2 & 1, r#try: u32::from(bits >> 3 & 15) };
         let is = |bit: u16| bits >> bit & 1 == 1;
         Self { place, is_suspect: is(7), is_intake: is(8), is_paused: is(9) }
@@ -274,7 +274,7 @@ pub(crate) struct Remembered {
     pub(crate) is_begun: bool,
     pub(crate) is_seen_to_end: bool,
     pub(crate) is_absent: bool,
-    /// The step that a result is of, and whether it was a refusal.
+    /// Which step (in the turns: which product) a result names, and whether it was a refusal.
     pub(crate) result: Option<(u8, bool)>,
     pub(crate) is_wished: bool,
     pub(crate) end: u8,
@@ -288,7 +288,69 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    fn pack(&self) -> u32 {
+    /// What `load` brings; `running` is the claim that holds the record, when its handler still runs.
+    pub(crate) fn load(&self, running: impl Fn() -> Option<Claimant>, lives: bool) -> Loaded<u8, u8> {
+        let birth = Birth { epoch: Epoch(2), at: Moment::from_millis(0), is_clean: !self.is_in_grace };
+        let then = |is: bool| is.then_some(PAST);
+        let record = self.record.as_ref().map(|record| Record {
+            epoch: if record.is_of_this_epoch { Epoch(2) } else { Epoch(1) },
+            hash: HASH,
+            place: record.place,
+            holder: match record.held {
+                Held::Nobody => None,
+                Held::Running => running(),
+                Held::Gone => Some(GONE),
+            }
+            .map(|claimant| Holder { claimant, until: NOW }),
+            lost: u32::from(record.lost),
+            panics: u32::from(record.panics),
+            suspect_since: then(record.is_suspect),
+            write_not_before: match record.pause {
+                pause::NONE => None,
+                pause::TO_COME => Some(FUTURE),
+                _ => Some(PAST),
+            },
+            begun_at: then(record.is_begun),
+            seen_to_end: then(record.is_seen_to_end),
+            absent: record.is_absent,
+            result: record.result.map(|(of, no)| if no { Finished::Refused(of) } else { Finished::Done(of) }),
+            wish: record.is_wished.then_some(Wish { at: PAST }),
+            end: (record.end != outcome::NONE).then_some(record.end),
+        });
+        Loaded { version: u64::from(record.is_some()), record, birth, now: NOW, holder_lives: lives }
+    }
+
+    /// Keeps a record, without its instants.
+    pub(crate) fn keep(&mut self, record: &Record<u8, u8>) {
+        self.record = Some(Remembered {
+            is_of_this_epoch: record.epoch == Epoch(2),
+            place: record.place,
+            held: match record.holder {
+                None => Held::Nobody,
+                Some(holder) if holder.claimant == GONE => Held::Gone,
+                Some(_) => Held::Running,
+            },
+            lost: u8::try_from(record.lost).unwrap(),
+            panics: u8::try_from(record.panics).unwrap(),
+            is_suspect: record.suspect_since.is_some(),
+            pause: match record.write_not_before {
+                None => pause::NONE,
+                Some(until) if until > NOW => pause::TO_COME,
+                Some(_) => pause::PASSED,
+            },
+            is_begun: record.begun_at.is_some(),
+            is_seen_to_end: record.seen_to_end.is_some(),
+            is_absent: record.absent,
+            result: record.result.as_ref().map(|result| match result {
+                Finished::Done(of) => (*of, false),
+                Finished::Refused(of) => (*of, true),
+            }),
+            is_wished: record.wish.is_some(),
+            end: record.end.unwrap_or(outcome::NONE),
+        });
+    }
+
+    pub(crate) fn pack(&self) -> u32 {
         let grace = u32::from(self.is_in_grace) << 31;
         let Some(record) = &self.record else { return grace };
         let place = Ticket::at(record.place).pack();
@@ -309,20 +371,20 @@ impl Memory {
             | u32::from(record.is_seen_to_end) << 18
             | u32::from(record.is_absent) << 19
             | result << 20
-            | u32::from(record.is_wished) << 23
-            | u32::from(record.end) << 24
-            | u32::from(record.is_of_this_epoch) << 27
+            | u32::from(record.is_wished) << 24
+            | u32::from(record.end) << 25
+            | u32::from(record.is_of_this_epoch) << 28
             | grace
     }
 
-    fn unpack(bits: u32) -> Self {
+    pub(crate) fn unpack(bits: u32) -> Self {
         let is = |bit: u32| bits >> bit & 1 == 1;
         let is_in_grace = is(31);
         if bits & 0x7fff_ffff == 0 {
             return Self { record: None, is_in_grace };
         }
         let record = Remembered {
-            is_of_this_epoch: is(27),
+            is_of_this_epoch: is(28),
             place: Ticket::unpack((bits & 0x7f) as u16).place,
             held: [Held::Nobody, Held::Running, Held::Gone, Held::Gone][(bits >> 7 & 3) as usize],
             lost: (bits >> 9 & 7) as u8,
@@ -332,9 +394,9 @@ impl Memory {
             is_begun: is(17),
             is_seen_to_end: is(18),
             is_absent: is(19),
-            result: is(20).then_some(((bits >> 22 & 1) as u8, is(21))),
-            is_wished: is(23),
-            end: (bits >> 24 & 7) as u8,
+            result: is(20).then_some(((bits >> 22 & 3) as u8, is(21))),
+            is_wished: is(24),
+            end: (bits >> 25 & 7) as u8,
         };
         Self { record: Some(record), is_in_grace }
     }
@@ -483,38 +545,8 @@ impl World {
 
     /// What `load` brings from a memory.
     pub(crate) fn load(&self, memory: usize, claimant_of: &impl Fn(usize) -> Claimant, lives: bool) -> Loaded<u8, u8> {
-        let Memory { record, is_in_grace } = &self.memories[memory];
-        let birth = Birth { epoch: Epoch(2), at: Moment::from_millis(0), is_clean: !is_in_grace };
-        let record = record.as_ref().map(|record| {
-            let claimant = match record.held {
-                Held::Nobody => None,
-                Held::Running => self.slots.iter().position(|slot| slot.holds[memory]).map(claimant_of),
-                Held::Gone => Some(GONE),
-            };
-            let then = |is: bool| is.then_some(PAST);
-            Record {
-                epoch: if record.is_of_this_epoch { Epoch(2) } else { Epoch(1) },
-                hash: HASH,
-                place: record.place,
-                holder: claimant.map(|claimant| Holder { claimant, until: NOW }),
-                lost: u32::from(record.lost),
-                panics: u32::from(record.panics),
-                suspect_since: then(record.is_suspect),
-                write_not_before: match record.pause {
-                    pause::NONE => None,
-                    pause::TO_COME => Some(FUTURE),
-                    _ => Some(PAST),
-                },
-                begun_at: then(record.is_begun),
-                seen_to_end: then(record.is_seen_to_end),
-                absent: record.is_absent,
-                result: record.result.map(|(step, no)| if no { Finished::Refused(step) } else { Finished::Done(step) }),
-                wish: record.is_wished.then_some(Wish { at: PAST }),
-                end: (record.end != outcome::NONE).then_some(record.end),
-            }
-        });
-        let version = u64::from(record.is_some());
-        Loaded { record, version, birth, now: NOW, holder_lives: lives }
+        let running = || self.slots.iter().position(|slot| slot.holds[memory]).map(claimant_of);
+        self.memories[memory].load(running, lives)
     }
 
     /// Writes a record: whoever else has loaded and not swapped will be refused.
@@ -533,33 +565,7 @@ impl World {
         if let Some(taker) = taker {
             self.slots[taker].holds[memory] = true;
         }
-        let held = match record.holder {
-            None => Held::Nobody,
-            Some(_) if is_gone => Held::Gone,
-            Some(_) => Held::Running,
-        };
-        self.memories[memory].record = Some(Remembered {
-            is_of_this_epoch: record.epoch == Epoch(2),
-            place: record.place,
-            held,
-            lost: u8::try_from(record.lost).unwrap(),
-            panics: u8::try_from(record.panics).unwrap(),
-            is_suspect: record.suspect_since.is_some(),
-            pause: match record.write_not_before {
-                None => pause::NONE,
-                Some(until) if until > NOW => pause::TO_COME,
-                Some(_) => pause::PASSED,
-            },
-            is_begun: record.begun_at.is_some(),
-            is_seen_to_end: record.seen_to_end.is_some(),
-            is_absent: record.absent,
-            result: record.result.as_ref().map(|result| match result {
-                Finished::Done(step) => (*step, false),
-                Finished::Refused(step) => (*step, true),
-            }),
-            is_wished: record.wish.is_some(),
-            end: record.end.unwrap_or(outcome::NONE),
-        });
+        self.memories[memory].keep(record);
     }
 
     /// The handler's delivery is over, one way or the other; a claim that still holds a record is a gone one now.
