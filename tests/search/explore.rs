@@ -71,13 +71,12 @@ impl Hasher for Mix {
     fn write_usize(&mut self, _length: usize) {}
 }
 
-/// Visits everything, or stops at the first violation; then, when `is_liveness_asked`, checks that every state can settle.
-pub(crate) fn explore(model: &impl Model, is_liveness_asked: bool, limit: usize) -> Verdict {
+/// Visits everything, or stops at the first violation; then checks that every state can settle.
+pub(crate) fn explore(model: &impl Model, limit: usize) -> Verdict {
     let mut seen: HashMap<Key, u32, BuildHasherDefault<Mix>> = HashMap::default();
     let mut states = vec![model.initial()];
     let mut parents = vec![0_u32];
     let mut edges: Vec<(u32, u32)> = Vec::new();
-    let mut transitions = 0;
     let mut found = Vec::new();
     seen.insert(states[0], 0);
     let mut at = 0;
@@ -86,26 +85,27 @@ pub(crate) fn explore(model: &impl Model, is_liveness_asked: bool, limit: usize)
         let key = states[at];
         found.clear();
         model.next(&key, &mut found);
-        transitions += found.len();
         for (_, next) in &found {
             let fresh = u32::try_from(states.len()).unwrap();
             let to = *seen.entry(*next).or_insert(fresh);
-            if is_liveness_asked {
-                edges.push((from, to));
-            }
+            edges.push((from, to));
             if to == fresh {
                 states.push(*next);
                 parents.push(from);
                 if let Some(what) = model.violation(next) {
                     let trace = trace(model, &states, &parents, states.len() - 1);
-                    return Verdict { states: states.len(), transitions, violation: Some((what, trace)) };
+                    return Verdict { states: states.len(), transitions: edges.len(), violation: Some((what, trace)) };
                 }
             }
         }
-        assert!(states.len() <= limit, "more than {limit} states: the model does not stay finite, or the mix is too rich");
+        assert!(
+            states.len() <= limit,
+            "more than {limit} states: the model does not stay finite, or the mix is too rich"
+        );
         at += 1;
     }
-    let violation = if is_liveness_asked { stranded(model, &states, &parents, edges) } else { None };
+    let transitions = edges.len();
+    let violation = stranded(model, &states, &parents, edges);
     Verdict { states: states.len(), transitions, violation }
 }
 

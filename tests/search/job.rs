@@ -100,7 +100,8 @@ impl Model for Job {
 impl Job {
     fn is_symmetric(&self) -> bool {
         let workers = self.mix.workers;
-        workers.iter().all(|worker| *worker == workers[0]) || workers.iter().enumerate().all(|(n, worker)| n == usize::from(*worker))
+        workers.iter().all(|worker| *worker == workers[0])
+            || workers.iter().enumerate().all(|(n, worker)| n == usize::from(*worker))
     }
 
     /// Who a handler is to the memory.
@@ -267,7 +268,8 @@ impl Job {
     fn plan(&self, world: &mut World, n: usize, record: &Record<u8, u8>, is_poison: bool) {
         let step = world.slots[n].ticket.place.step;
         if let Some(Finished::Done(of) | Finished::Refused(of)) = &record.result
-            && (u16::from(*of) != step || (world.effects[usize::from(step)] == 0 && matches!(record.result, Some(Finished::Done(_)))))
+            && (u16::from(*of) != step
+                || (world.effects[usize::from(step)] == 0 && matches!(record.result, Some(Finished::Done(_)))))
         {
             world.broken = broken::FOREIGN;
         }
@@ -277,7 +279,8 @@ impl Job {
             (false, false, true) => outcome::TIMED_OUT,
             (false, false, false) => outcome::NONE,
         };
-        let must_wait = record.write_not_before.is_some_and(|until| until > crate::world::NOW) && self.mix.faults.cancels > 0;
+        let must_wait =
+            record.write_not_before.is_some_and(|until| until > crate::world::NOW) && self.mix.faults.cancels > 0;
         let phase = match &record.result {
             Some(Finished::Done(_)) => self.done(world, n),
             Some(Finished::Refused(_)) => {
@@ -313,7 +316,8 @@ impl Job {
         if world.effects[step] > 0 {
             return self.go(world, n, Phase::RecordFound, "looks: found", found);
         }
-        let is_last_possible = (!world.is_under_way(step) && !world.is_split) || !self.rules.has(Rule::AbsenceOnlyInLastLook);
+        let is_last_possible =
+            (!world.is_under_way(step) && !world.is_split) || !self.rules.has(Rule::AbsenceOnlyInLastLook);
         if is_last_possible {
             self.go(world, n, Phase::RecordAbsent, "looks for the last time: absent", found);
         }
@@ -416,7 +420,9 @@ impl Job {
         };
         let place = slot.ticket.place;
         let next_place = match slot.phase {
-            Phase::RecordDone | Phase::RecordFound if place.step + 1 < self.mix.creates => Some(place.at_step(place.step + 1)),
+            Phase::RecordDone | Phase::RecordFound if place.step + 1 < self.mix.creates => {
+                Some(place.at_step(place.step + 1))
+            }
             Phase::RecordNotExecuted | Phase::RecordUnclear | Phase::RecordNothing => Some(place.next_try()),
             _ => None,
         };
@@ -498,7 +504,9 @@ impl Job {
         let (ticket, phase, what) = match slot.phase {
             Phase::PublishNext => (Ticket::at(place.at_step(place.step + 1)), Phase::Ack, "publishes the next step"),
             Phase::PublishTry => (Ticket::at(place.next_try()), Phase::Ack, "publishes the next try"),
-            Phase::PublishTrySuspect => (marked(Ticket::at(place.next_try())), Phase::Ack, "publishes the next try, marked"),
+            Phase::PublishTrySuspect => {
+                (marked(Ticket::at(place.next_try())), Phase::Ack, "publishes the next try, marked")
+            }
             Phase::Park => (own, Phase::AckThenLetGo, "parks the same place"),
             Phase::ParkPaused => (Ticket { is_paused: true, ..own }, Phase::AckThenLetGo, "parks for the pause"),
             Phase::GiveBackPanicked => (marked(own), Phase::AckThenPanicked, "gives back after a panic"),
@@ -543,7 +551,11 @@ impl Job {
     fn let_go(&self, world: &World, n: usize, found: &mut Found<'_>) {
         let loaded = self.load(world, n, true);
         let is_panic = world.slots[n].phase == Phase::Panicked;
-        let let_go = if is_panic { claim::panicked(&loaded, self.claimant(n)) } else { claim::let_go(&loaded, self.claimant(n)) };
+        let let_go = if is_panic {
+            claim::panicked(&loaded, self.claimant(n))
+        } else {
+            claim::let_go(&loaded, self.claimant(n))
+        };
         let mut next = *world;
         let Ok(record) = let_go else {
             next.finish(n);
@@ -593,7 +605,8 @@ impl Job {
                 account(&mut next);
                 self.emit(found, HANDLERS, WORKER_KILLED[usize::from(worker)], next);
             }
-            let is_connected = |n: &usize| of_worker(n) && !world.slots[*n].is_cut && world.slots[*n].phase.has_message();
+            let is_connected =
+                |n: &usize| of_worker(n) && !world.slots[*n].is_cut && world.slots[*n].phase.has_message();
             if world.left.cuts > 0 && (0..workers.len()).any(|n| is_connected(&n)) {
                 let mut next = *world;
                 next.left.cuts -= 1;
@@ -608,7 +621,13 @@ impl Job {
             let slot = &world.slots[n];
             let is_at_work = matches!(
                 slot.phase,
-                Phase::Look | Phase::Begin | Phase::Calling | Phase::Executed | Phase::RecordDone | Phase::RecordUnclear | Phase::End
+                Phase::Look
+                    | Phase::Begin
+                    | Phase::Calling
+                    | Phase::Executed
+                    | Phase::RecordDone
+                    | Phase::RecordUnclear
+                    | Phase::End
             );
             if world.left.panics > 0 && is_at_work && !slot.is_cut {
                 let mut next = *world;
@@ -749,7 +768,8 @@ impl Job {
 }
 
 const WORKER_KILLED: [&str; 3] = ["worker 0 is killed", "worker 1 is killed", "worker 2 is killed"];
-const WORKER_CUT: [&str; 3] = ["worker 0 is cut off the broker", "worker 1 is cut off the broker", "worker 2 is cut off the broker"];
+const WORKER_CUT: [&str; 3] =
+    ["worker 0 is cut off the broker", "worker 1 is cut off the broker", "worker 2 is cut off the broker"];
 
 /// In `then`: the ticket is parked because somebody else has its place.
 const BUSY: u8 = 6;
@@ -792,7 +812,12 @@ fn take_effect(world: &mut World, step: usize) {
 fn is_new_job(world: &World, n: usize, ticket: Ticket) -> bool {
     let memory = &world.memories[world.memory_of(n)];
     let is_known = memory.record.is_some_and(|record| record.is_of_this_epoch);
-    ticket.is_intake && !ticket.is_suspect && world.is_started && world.is_memory_lost && !memory.is_in_grace && !is_known
+    ticket.is_intake
+        && !ticket.is_suspect
+        && world.is_started
+        && world.is_memory_lost
+        && !memory.is_in_grace
+        && !is_known
 }
 
 /// The handler's worker is gone, or its connection: the message goes back, flagged.

@@ -110,7 +110,13 @@ impl Rules {
     }
 
     /// `claim`, and what the rule that is left out makes of it.
-    pub(crate) fn claim(self, loaded: &Loaded<u8, u8>, arrival: &Arrival, me: Claimant, policy: &Policy) -> Claim<u8, u8> {
+    pub(crate) fn claim(
+        self,
+        loaded: &Loaded<u8, u8>,
+        arrival: &Arrival,
+        me: Claimant,
+        policy: &Policy,
+    ) -> Claim<u8, u8> {
         let mut decided = claim::claim(loaded, arrival, me, policy);
         let Some(without) = self.without else { return decided };
         let known = loaded.known();
@@ -160,7 +166,8 @@ impl Rules {
             (Rule::SuspectWhenMarked, arrival.is_suspect),
             (Rule::SuspectInGrace, !loaded.birth.is_clean),
         ];
-        if reasons.iter().any(|(rule, _)| !self.has(*rule)) && !reasons.iter().any(|(rule, is)| *is && self.has(*rule)) {
+        if reasons.iter().any(|(rule, _)| !self.has(*rule)) && !reasons.iter().any(|(rule, is)| *is && self.has(*rule))
+        {
             record.suspect_since = None;
             record.write_not_before = None;
         }

@@ -475,7 +475,8 @@ impl Turns {
             Phase::List => {
                 next.slots[n].phase = Phase::Decide;
                 next.slots[n].is_last = is_last_look(world, n);
-                next.slots[n].product = u8::try_from(world.products.iter().filter(|product| product.is_there).count()).unwrap();
+                next.slots[n].product =
+                    u8::try_from(world.products.iter().filter(|product| product.is_there).count()).unwrap();
                 out.emit("reads the list", &next);
             }
             Phase::Decide => self.decide(world, n, out),

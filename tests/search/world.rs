@@ -359,7 +359,8 @@ impl Memory {
             Held::Running => 1,
             Held::Gone => 2,
         };
-        let result = record.result.map_or(0, |(step, is_refusal)| 1 | u32::from(is_refusal) << 1 | u32::from(step) << 2);
+        let result =
+            record.result.map_or(0, |(step, is_refusal)| 1 | u32::from(is_refusal) << 1 | u32::from(step) << 2);
         assert!(record.lost < 8 && record.panics < 4, "a bound of the model is too small: lost claims");
         u32::from(place)
             | held << 7
@@ -582,8 +583,9 @@ impl World {
 
     /// Is a request of this step under way, or about to be sent?
     pub(crate) fn is_under_way(&self, step: usize) -> bool {
-        let sends =
-            |slot: &Slot| matches!(slot.phase, Phase::Begun | Phase::Calling) && usize::from(slot.ticket.place.step) == step;
+        let sends = |slot: &Slot| {
+            matches!(slot.phase, Phase::Begun | Phase::Calling) && usize::from(slot.ticket.place.step) == step
+        };
         self.loose[step] > 0 || self.slots.iter().any(sends)
     }
 
@@ -618,9 +620,15 @@ impl World {
             add(u8::from(self.aside[step][0]), 1);
             add(u8::from(self.aside[step][1]), 1);
         }
-        for flag in
-            [self.has_replica, self.is_split, self.is_memory_lost, self.is_started, self.is_retried, self.is_late, self.is_wished]
-        {
+        for flag in [
+            self.has_replica,
+            self.is_split,
+            self.is_memory_lost,
+            self.is_started,
+            self.is_retried,
+            self.is_late,
+            self.is_wished,
+        ] {
             add(u8::from(flag), 1);
         }
         add(self.control, 2);
