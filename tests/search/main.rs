@@ -5,11 +5,17 @@
 #[cfg(test)]
 mod explore;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod job;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod mixes;
 #[cfg(test)]
 mod rules;
+#[cfg(test)]
+mod show;
 #[cfg(test)]
 mod table;
 #[cfg(test)]

@@ -186,7 +186,9 @@ impl Rules {
     ) -> Result<Record<u8, u8>, Denied> {
         let outcome = match outcome {
             Outcome::Absent if !self.has(Rule::AbsenceIsRecorded) => Outcome::Nothing,
-            other => other,
+            Outcome::Absent | Outcome::Finished(_) | Outcome::NotExecuted | Outcome::Unclear | Outcome::Nothing => {
+                outcome
+            }
         };
         let mut record = claim::record(loaded, me, outcome)?;
         if !self.has(Rule::PlaceIsTakenAtClaim)

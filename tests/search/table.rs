@@ -117,7 +117,9 @@ impl Row<'_> {
             }
             (None, Some((what, trace))) => {
                 println!("  {mix:58} {states:9} {took:6.1} s  VIOLATED: {what}");
-                trace.iter().for_each(|line| println!("    {line}"));
+                for line in trace {
+                    println!("    {line}");
+                }
             }
         }
     }

@@ -1,54 +1,21 @@
-//! The model's state: memory, broker, service and handlers, and how it is packed.
+//! The model's state: broker, service and handlers, and how it is packed.
 //!
-//! Time is left out: an instant is there or not there. A record's holder is nobody, a claim whose handler still runs (a
-//! bit of that handler) or one whose handler is gone. Copies of a ticket lie in the broker in any order.
-
-use std::time::Duration;
+//! Copies of a ticket lie in the broker in any order; handlers are told apart by what they do, not by their number.
 
 use longshore::domain::{
-    claim::{Birth, Claimant, Epoch, Finished, Holder, Loaded, Policy, Record, Wish},
-    ids::Sha256,
+    claim::{Claimant, Loaded, Record},
     step::Place,
-    time::Moment,
 };
 
-use crate::explore::Key;
+use crate::{
+    explore::Key,
+    memory::{GONE, Held, Memory, outcome},
+};
 
 /// How many handlers a mix has at most.
 pub(crate) const HANDLERS: usize = 3;
 /// How many tickets lie in the broker at most.
 const TICKETS: usize = 7;
-
-/// The memory's present; what was written before it counts as past.
-pub(crate) const NOW: Moment = Moment::from_millis(1_000_000);
-const PAST: Moment = Moment::from_millis(1);
-const FUTURE: Moment = Moment::from_millis(9_000_000);
-/// The claim of a handler that is gone.
-const GONE: Claimant = Claimant { worker: 99, number: 99 };
-
-/// The job's content; one job has one.
-pub(crate) const HASH: Sha256 = Sha256::from_bytes([7; 32]);
-
-/// The outcomes of a generation.
-pub(crate) mod outcome {
-    pub(crate) const NONE: u8 = 0;
-    pub(crate) const COMPLETED: u8 = 1;
-    pub(crate) const FAILED: u8 = 2;
-    pub(crate) const CANCELLED: u8 = 3;
-    pub(crate) const TIMED_OUT: u8 = 4;
-    pub(crate) const DEAD_LETTERED: u8 = 5;
-}
-
-/// The claim's times; the model only asks whether one has passed.
-pub(crate) fn policy(poison_after: u32) -> Policy {
-    Policy {
-        lease: Duration::from_secs(60),
-        memory_grace: Duration::from_secs(3600),
-        lost_record_pause: Duration::from_secs(60),
-        poison_after,
-        poison_after_panics: 2,
-    }
-}
 
 /// A ticket: its place and its flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,9 +62,46 @@ impl Ticket {
     }
 }
 
+/// What a call or a look has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Done,
+    Refused,
+    NotExecuted,
+    Unclear,
+    Found,
+    Absent,
+    Nothing,
+}
+
+/// What a handler publishes before it acks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandOn {
+    NextStep,
+    NextTry,
+    NextTryMarked,
+    /// The same place; then the handler lets go.
+    Park,
+    /// The same, for the pause of a lost record.
+    ParkPaused,
+    /// The same place, which somebody else has.
+    ParkBusy,
+    /// The own ticket, marked, without holding the record.
+    GiveBack,
+    /// The own ticket, marked, after a panic.
+    GiveBackPanicked,
+}
+
+/// What follows the ack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    Nothing,
+    LetGo,
+    Panicked,
+}
+
 /// Where a handler is in the engine's order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Idle,
     Claim,
@@ -110,38 +114,20 @@ pub(crate) enum Phase {
     Calling,
     /// Executed, not answered.
     Executed,
-    RecordDone,
-    RecordRefused,
-    RecordNotExecuted,
-    RecordUnclear,
-    RecordFound,
-    RecordAbsent,
-    RecordNothing,
+    Record(Shown),
     End,
     Announce,
-    /// Announces an end that somebody else set aside.
+    /// Announces an end whose ticket somebody else sets aside, or nobody.
     AnnounceOnly,
     SetAside,
-    PublishNext,
-    PublishTry,
-    PublishTrySuspect,
-    /// Parks the same place, then lets go.
-    Park,
-    /// Parks the same place for the pause of a lost record, then lets go.
-    ParkPaused,
-    /// Gives its own ticket back without holding the record.
-    GiveBack,
-    /// Gives its own ticket back after a panic.
-    GiveBackPanicked,
-    Ack,
-    AckThenLetGo,
-    AckThenPanicked,
+    Publish(HandOn),
+    Ack(After),
     LetGo,
     Panicked,
 }
 
 impl Phase {
-    const ALL: [Self; 31] = [
+    const ALL: [Self; 32] = [
         Self::Idle,
         Self::Claim,
         Self::Look,
@@ -150,30 +136,54 @@ impl Phase {
         Self::Begun,
         Self::Calling,
         Self::Executed,
-        Self::RecordDone,
-        Self::RecordRefused,
-        Self::RecordNotExecuted,
-        Self::RecordUnclear,
-        Self::RecordFound,
-        Self::RecordAbsent,
-        Self::RecordNothing,
+        Self::Record(Shown::Done),
+        Self::Record(Shown::Refused),
+        Self::Record(Shown::NotExecuted),
+        Self::Record(Shown::Unclear),
+        Self::Record(Shown::Found),
+        Self::Record(Shown::Absent),
+        Self::Record(Shown::Nothing),
         Self::End,
         Self::Announce,
         Self::AnnounceOnly,
         Self::SetAside,
-        Self::PublishNext,
-        Self::PublishTry,
-        Self::PublishTrySuspect,
-        Self::Park,
-        Self::ParkPaused,
-        Self::GiveBack,
-        Self::GiveBackPanicked,
-        Self::Ack,
-        Self::AckThenLetGo,
-        Self::AckThenPanicked,
+        Self::Publish(HandOn::NextStep),
+        Self::Publish(HandOn::NextTry),
+        Self::Publish(HandOn::NextTryMarked),
+        Self::Publish(HandOn::Park),
+        Self::Publish(HandOn::ParkPaused),
+        Self::Publish(HandOn::ParkBusy),
+        Self::Publish(HandOn::GiveBack),
+        Self::Publish(HandOn::GiveBackPanicked),
+        Self::Ack(After::Nothing),
+        Self::Ack(After::LetGo),
+        Self::Ack(After::Panicked),
         Self::LetGo,
         Self::Panicked,
     ];
+
+    /// Its place in [`Self::ALL`].
+    fn number(self) -> u32 {
+        match self {
+            Self::Idle => 0,
+            Self::Claim => 1,
+            Self::Look => 2,
+            Self::Permit => 3,
+            Self::Begin => 4,
+            Self::Begun => 5,
+            Self::Calling => 6,
+            Self::Executed => 7,
+            Self::Record(shown) => 8 + shown as u32,
+            Self::End => 15,
+            Self::Announce => 16,
+            Self::AnnounceOnly => 17,
+            Self::SetAside => 18,
+            Self::Publish(what) => 19 + what as u32,
+            Self::Ack(then) => 27 + then as u32,
+            Self::LetGo => 30,
+            Self::Panicked => 31,
+        }
+    }
 
     /// Between these the message lies with the handler.
     pub(crate) fn has_message(self) -> bool {
@@ -182,7 +192,8 @@ impl Phase {
 }
 
 /// One handler: a delivery in a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "a state of the model is made of flags")]
 pub(crate) struct Slot {
     pub(crate) phase: Phase,
     /// The outcome it is on the way to.
@@ -227,7 +238,7 @@ impl Slot {
             self.is_on_old,
             self.is_after_wish,
         ];
-        let mut bits = self.phase as u32 | u32::from(self.then) << 5 | u32::from(self.ticket.pack()) << 8;
+        let mut bits = self.phase.number() | u32::from(self.then) << 5 | u32::from(self.ticket.pack()) << 8;
         for (n, flag) in flags.into_iter().enumerate() {
             bits |= u32::from(flag) << (18 + n);
         }
@@ -248,166 +259,6 @@ impl Slot {
             is_after_wish: is(25),
         }
     }
-}
-
-/// Who holds a remembered record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Held {
-    Nobody,
-    /// A handler whose `holds` says so.
-    Running,
-    /// A claim whose handler is gone.
-    Gone,
-}
-
-/// A record without its instants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Remembered {
-    pub(crate) is_of_this_epoch: bool,
-    pub(crate) place: Place,
-    pub(crate) held: Held,
-    pub(crate) lost: u8,
-    pub(crate) panics: u8,
-    pub(crate) is_suspect: bool,
-    /// None, still to come, passed.
-    pub(crate) pause: u8,
-    pub(crate) is_begun: bool,
-    pub(crate) is_seen_to_end: bool,
-    pub(crate) is_absent: bool,
-    /// Which step (in the turns: which product) a result names, and whether it was a refusal.
-    pub(crate) result: Option<(u8, bool)>,
-    pub(crate) is_wished: bool,
-    pub(crate) end: u8,
-}
-
-/// One memory: the record, and whether its birth was unclean and less than `memory_grace` ago.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Memory {
-    pub(crate) record: Option<Remembered>,
-    pub(crate) is_in_grace: bool,
-}
-
-impl Memory {
-    /// What `load` brings; `running` is the claim that holds the record, when its handler still runs.
-    pub(crate) fn load(&self, running: impl Fn() -> Option<Claimant>, lives: bool) -> Loaded<u8, u8> {
-        let birth = Birth { epoch: Epoch(2), at: Moment::from_millis(0), is_clean: !self.is_in_grace };
-        let then = |is: bool| is.then_some(PAST);
-        let record = self.record.as_ref().map(|record| Record {
-            epoch: if record.is_of_this_epoch { Epoch(2) } else { Epoch(1) },
-            hash: HASH,
-            place: record.place,
-            holder: match record.held {
-                Held::Nobody => None,
-                Held::Running => running(),
-                Held::Gone => Some(GONE),
-            }
-            .map(|claimant| Holder { claimant, until: NOW }),
-            lost: u32::from(record.lost),
-            panics: u32::from(record.panics),
-            suspect_since: then(record.is_suspect),
-            write_not_before: match record.pause {
-                pause::NONE => None,
-                pause::TO_COME => Some(FUTURE),
-                _ => Some(PAST),
-            },
-            begun_at: then(record.is_begun),
-            seen_to_end: then(record.is_seen_to_end),
-            absent: record.is_absent,
-            result: record.result.map(|(of, no)| if no { Finished::Refused(of) } else { Finished::Done(of) }),
-            wish: record.is_wished.then_some(Wish { at: PAST }),
-            end: (record.end != outcome::NONE).then_some(record.end),
-        });
-        Loaded { version: u64::from(record.is_some()), record, birth, now: NOW, holder_lives: lives }
-    }
-
-    /// Keeps a record, without its instants.
-    pub(crate) fn keep(&mut self, record: &Record<u8, u8>) {
-        self.record = Some(Remembered {
-            is_of_this_epoch: record.epoch == Epoch(2),
-            place: record.place,
-            held: match record.holder {
-                None => Held::Nobody,
-                Some(holder) if holder.claimant == GONE => Held::Gone,
-                Some(_) => Held::Running,
-            },
-            lost: u8::try_from(record.lost).unwrap(),
-            panics: u8::try_from(record.panics).unwrap(),
-            is_suspect: record.suspect_since.is_some(),
-            pause: match record.write_not_before {
-                None => pause::NONE,
-                Some(until) if until > NOW => pause::TO_COME,
-                Some(_) => pause::PASSED,
-            },
-            is_begun: record.begun_at.is_some(),
-            is_seen_to_end: record.seen_to_end.is_some(),
-            is_absent: record.absent,
-            result: record.result.as_ref().map(|result| match result {
-                Finished::Done(of) => (*of, false),
-                Finished::Refused(of) => (*of, true),
-            }),
-            is_wished: record.wish.is_some(),
-            end: record.end.unwrap_or(outcome::NONE),
-        });
-    }
-
-    pub(crate) fn pack(&self) -> u32 {
-        let grace = u32::from(self.is_in_grace) << 31;
-        let Some(record) = &self.record else { return grace };
-        let place = Ticket::at(record.place).pack();
-        let held = match record.held {
-            Held::Nobody => 0,
-            Held::Running => 1,
-            Held::Gone => 2,
-        };
-        let result =
-            record.result.map_or(0, |(step, is_refusal)| 1 | u32::from(is_refusal) << 1 | u32::from(step) << 2);
-        assert!(record.lost < 8 && record.panics < 4, "a bound of the model is too small: lost claims");
-        u32::from(place)
-            | held << 7
-            | u32::from(record.lost) << 9
-            | u32::from(record.panics) << 12
-            | u32::from(record.is_suspect) << 14
-            | u32::from(record.pause) << 15
-            | u32::from(record.is_begun) << 17
-            | u32::from(record.is_seen_to_end) << 18
-            | u32::from(record.is_absent) << 19
-            | result << 20
-            | u32::from(record.is_wished) << 24
-            | u32::from(record.end) << 25
-            | u32::from(record.is_of_this_epoch) << 28
-            | grace
-    }
-
-    pub(crate) fn unpack(bits: u32) -> Self {
-        let is = |bit: u32| bits >> bit & 1 == 1;
-        let is_in_grace = is(31);
-        if bits & 0x7fff_ffff == 0 {
-            return Self { record: None, is_in_grace };
-        }
-        let record = Remembered {
-            is_of_this_epoch: is(28),
-            place: Ticket::unpack((bits & 0x7f) as u16).place,
-            held: [Held::Nobody, Held::Running, Held::Gone, Held::Gone][(bits >> 7 & 3) as usize],
-            lost: (bits >> 9 & 7) as u8,
-            panics: (bits >> 12 & 3) as u8,
-            is_suspect: is(14),
-            pause: (bits >> 15 & 3) as u8,
-            is_begun: is(17),
-            is_seen_to_end: is(18),
-            is_absent: is(19),
-            result: is(20).then_some(((bits >> 22 & 3) as u8, is(21))),
-            is_wished: is(24),
-            end: (bits >> 25 & 7) as u8,
-        };
-        Self { record: Some(record), is_in_grace }
-    }
-}
-
-/// The pauses of a record.
-pub(crate) mod pause {
-    pub(crate) const NONE: u8 = 0;
-    pub(crate) const TO_COME: u8 = 1;
-    pub(crate) const PASSED: u8 = 2;
 }
 
 /// Where the control ticket is.
@@ -462,6 +313,7 @@ impl Faults {
 
 /// Everything.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "a state of the model is made of flags")]
 pub(crate) struct World {
     /// The present memory, the old primary during a split, the lagging replica.
     pub(crate) memories: [Memory; 3],
@@ -632,13 +484,12 @@ impl World {
             add(u8::from(flag), 1);
         }
         add(self.control, 2);
-        let [a, b, c, d, e, f, g] = queue;
         [
             pair(self.memories[0].pack(), self.memories[1].pack()),
             pair(self.memories[2].pack(), slots[0]),
             pair(slots[1], slots[2]),
-            a | b << 16 | c << 32 | d << 48,
-            e | f << 16 | g << 32 | u64::from(self.broken) << 48,
+            queue[0] | queue[1] << 16 | queue[2] << 32 | queue[3] << 48,
+            queue[4] | queue[5] << 16 | queue[6] << 32 | u64::from(self.broken) << 48,
             bits,
         ]
     }
@@ -654,7 +505,7 @@ impl World {
         let bits = key[5];
         let mut width = 0;
         let mut get = |size: u32| {
-            let value = (bits >> width & ((1 << size) - 1)) as u8;
+            let value = u8::try_from(bits >> width & ((1 << size) - 1)).unwrap();
             width += size;
             value
         };
@@ -684,7 +535,7 @@ impl World {
             let n = u32::try_from(n).unwrap();
             *slot = if n < 4 { ticket(key[3], n) } else { ticket(key[4], n - 4) };
         }
-        world.broken = (key[4] >> 48) as u8;
+        world.broken = u8::try_from(key[4] >> 48).unwrap();
         world
     }
 }

@@ -3,22 +3,16 @@
 //! `domain/claim.rs` decides the claims; turn, `own:` and what is adopted follow docs/protocol.md. What [`crate::job`]
 //! searches step by step is one transition here: load and swap, begin and send, publish, ack and let go.
 
-use longshore::domain::{
-    claim::{self, Arrival, Claim, Claimant, Finished, Outcome, Record},
-    step::Place,
-};
+mod world;
 
+use longshore::domain::claim::{self, Arrival, Claim, Finished, Outcome, Policy, Record};
+
+use self::world::{After, HANDLERS, Phase, Shown, Slot, TICKETS, Turn, World, claimant};
 use crate::{
     explore::{Event, Key, Model},
-    world::{HASH, Held, Memory, Ticket, outcome, policy},
+    memory::{HASH, Held, Memory, outcome},
+    world::Ticket,
 };
-
-/// Handlers; each belongs to a worker of its own.
-const HANDLERS: usize = 2;
-/// Tickets of a job in the broker.
-const TICKETS: usize = 2;
-/// Products of the name.
-const PRODUCTS: usize = 3;
 
 /// A rule of name turns and adoption that a search leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,324 +71,12 @@ const LOST_ANSWER: usize = 1;
 const THROTTLE: usize = 2;
 const LOSS: usize = 3;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    Idle,
-    TakeTurn,
-    List,
-    /// The list is read; turn and `own:` decide.
-    Decide,
-    Stamp,
-    Begin,
-    Calling,
-    Executed,
-    WriteOwner,
-    RecordDone,
-    RecordAbsent,
-    RecordUnclear,
-    RecordNotExecuted,
-    GiveTurnBack,
-    GiveTurnBackThenTry,
-    GiveTurnBackThenPark,
-    Complete,
-    Person,
-}
-
-const PHASES: [Phase; 18] = [
-    Phase::Idle,
-    Phase::TakeTurn,
-    Phase::List,
-    Phase::Decide,
-    Phase::Stamp,
-    Phase::Begin,
-    Phase::Calling,
-    Phase::Executed,
-    Phase::WriteOwner,
-    Phase::RecordDone,
-    Phase::RecordAbsent,
-    Phase::RecordUnclear,
-    Phase::RecordNotExecuted,
-    Phase::GiveTurnBack,
-    Phase::GiveTurnBackThenTry,
-    Phase::GiveTurnBackThenPark,
-    Phase::Complete,
-    Phase::Person,
-];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Slot {
-    phase: Phase,
-    job: usize,
-    ticket: Ticket,
-    holds: bool,
-    /// The product in hand, or the number of products that the list showed.
-    product: u8,
-    /// Its request was begun before the present memory was born.
-    is_older: bool,
-    /// When the list was begun nothing that is in doubt was under way any more: absence counts.
-    is_last: bool,
-}
-
-impl Slot {
-    const IDLE: Self = Self {
-        phase: Phase::Idle,
-        job: 0,
-        ticket: Ticket::at(Place { generation: 0, step: 0, r#try: 0 }),
-        holds: false,
-        product: 0,
-        is_older: false,
-        is_last: false,
-    };
-
-    fn pack(&self) -> u32 {
-        self.phase as u32
-            | u32::try_from(self.job).unwrap() << 5
-            | u32::from(self.holds) << 6
-            | u32::from(self.product) << 7
-            | u32::from(self.is_older) << 10
-            | u32::from(self.is_last) << 11
-            | u32::from(self.ticket.pack()) << 12
-    }
-
-    fn unpack(bits: u32) -> Self {
-        let is = |bit: u32| bits >> bit & 1 == 1;
-        Self {
-            phase: PHASES[(bits & 31) as usize],
-            job: (bits >> 5 & 1) as usize,
-            holds: is(6),
-            product: (bits >> 7 & 7) as u8,
-            is_older: is(10),
-            is_last: is(11),
-            ticket: Ticket::unpack((bits >> 12 & 0x3ff) as u16),
-        }
-    }
-
-    /// A request of this handler may take effect.
-    fn is_under_way(&self) -> bool {
-        self.phase == Phase::Calling
-    }
-}
-
-/// `turn:{account/name}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Turn {
-    owner: Option<u8>,
-    is_stamped: bool,
-    is_expired: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Product {
-    is_there: bool,
-    maker: u8,
-    /// `own:{account/product}`.
-    owner: Option<u8>,
-    /// Created after the last `begin` of each job.
-    is_after: [bool; 2],
-    /// Which jobs went on with it: it has a submission.
-    is_used: [bool; 2],
-}
-
-#[derive(Debug, Clone, Copy)]
-struct World {
-    memories: [Memory; 2],
-    turn: Turn,
-    products: [Product; PRODUCTS],
-    slots: [Slot; HANDLERS],
-    queues: [[Option<Ticket>; TICKETS]; 2],
-    /// Requests without handler: of this memory, and older.
-    loose: [[u8; 2]; 2],
-    left: [u8; 4],
-    ended: [u8; 2],
-    broken: u8,
-}
-
 const BROKEN: [&str; 4] = [
     "",
     "double: a job made two products",
     "foreign: a job went on with another's product",
     "loss: nothing is left of a job without end",
 ];
-
-/// Bits, one field after the other.
-struct Bits {
-    key: Key,
-    at: u32,
-}
-
-impl Bits {
-    fn add(&mut self, value: u32, width: u32) {
-        assert!(value < 1 << width, "a bound of the model is too small");
-        if self.at % 64 + width > 64 {
-            self.at += 64 - self.at % 64;
-        }
-        self.key[(self.at / 64) as usize] |= u64::from(value) << (self.at % 64);
-        self.at += width;
-    }
-
-    fn get(&mut self, width: u32) -> u32 {
-        if self.at % 64 + width > 64 {
-            self.at += 64 - self.at % 64;
-        }
-        let value = self.key[(self.at / 64) as usize] >> (self.at % 64) & ((1 << width) - 1);
-        self.at += width;
-        u32::try_from(value).unwrap()
-    }
-
-    fn is(&mut self) -> bool {
-        self.get(1) == 1
-    }
-}
-
-fn of(owner: Option<u8>) -> u32 {
-    owner.map_or(0, |job| u32::from(job) + 1)
-}
-
-fn owner(bits: u32) -> Option<u8> {
-    u8::try_from(bits).ok().and_then(|bits| bits.checked_sub(1))
-}
-
-impl World {
-    fn pack(&self) -> Key {
-        let mut bits = Bits { key: [0; 6], at: 0 };
-        for memory in &self.memories {
-            bits.add(memory.pack() & 0xffff, 16);
-            bits.add(memory.pack() >> 16, 16);
-        }
-        // Handlers are alike: their order is no difference.
-        let mut slots = self.slots.map(|slot| slot.pack());
-        slots.sort_unstable_by(|a, b| b.cmp(a));
-        for slot in slots {
-            bits.add(slot, 22);
-        }
-        for ticket in self.queues.iter().flatten() {
-            bits.add(ticket.map_or(0, |ticket| u32::from(ticket.pack())), 10);
-        }
-        for product in &self.products {
-            bits.add(u32::from(product.is_there), 1);
-            bits.add(u32::from(product.maker), 1);
-            bits.add(of(product.owner), 2);
-            for job in 0..2 {
-                bits.add(u32::from(product.is_after[job]), 1);
-                bits.add(u32::from(product.is_used[job]), 1);
-            }
-        }
-        bits.add(of(self.turn.owner), 2);
-        bits.add(u32::from(self.turn.is_stamped), 1);
-        bits.add(u32::from(self.turn.is_expired), 1);
-        for count in self.loose.iter().flatten().chain(&self.left) {
-            bits.add(u32::from(*count), 2);
-        }
-        for end in self.ended {
-            bits.add(u32::from(end), 3);
-        }
-        bits.add(u32::from(self.broken), 2);
-        bits.key
-    }
-
-    fn unpack(key: &Key) -> Self {
-        let mut bits = Bits { key: *key, at: 0 };
-        let mut world = Self::new([0; 4]);
-        for memory in &mut world.memories {
-            *memory = Memory::unpack(bits.get(16) | bits.get(16) << 16);
-        }
-        for slot in &mut world.slots {
-            *slot = Slot::unpack(bits.get(22));
-        }
-        for ticket in world.queues.iter_mut().flatten() {
-            *ticket = Some(bits.get(10) as u16).filter(|bits| *bits != 0).map(Ticket::unpack);
-        }
-        for product in &mut world.products {
-            product.is_there = bits.is();
-            product.maker = bits.get(1) as u8;
-            product.owner = owner(bits.get(2));
-            for job in 0..2 {
-                product.is_after[job] = bits.is();
-                product.is_used[job] = bits.is();
-            }
-        }
-        world.turn = Turn { owner: owner(bits.get(2)), is_stamped: bits.is(), is_expired: bits.is() };
-        for count in world.loose.iter_mut().flatten().chain(&mut world.left) {
-            *count = bits.get(2) as u8;
-        }
-        for end in &mut world.ended {
-            *end = bits.get(3) as u8;
-        }
-        world.broken = bits.get(2) as u8;
-        world
-    }
-
-    fn new(faults: [u8; 4]) -> Self {
-        let queue = [Some(Ticket::INTAKE), None];
-        Self {
-            memories: [Memory::default(); 2],
-            turn: Turn::default(),
-            products: [Product::default(); PRODUCTS],
-            slots: [Slot::IDLE; HANDLERS],
-            queues: [queue; 2],
-            loose: [[0; 2]; 2],
-            left: faults,
-            ended: [outcome::NONE; 2],
-            broken: 0,
-        }
-    }
-
-    fn put(&mut self, job: usize, ticket: Ticket) {
-        let queue = &mut self.queues[job];
-        let free = queue.iter().position(Option::is_none).expect("a bound of the model is too small: tickets");
-        queue[free] = Some(ticket);
-        queue.sort_unstable_by(|a, b| b.cmp(a));
-    }
-
-    fn has_tickets(&self, job: usize) -> bool {
-        self.queues[job][0].is_some() || self.slots.iter().any(|slot| slot.job == job && slot.phase != Phase::Idle)
-    }
-
-    fn load(&self, n: usize, lives: bool) -> claim::Loaded<u8, u8> {
-        let job = self.slots[n].job;
-        let running = || self.slots.iter().position(|slot| slot.holds && slot.job == job).map(claimant);
-        self.memories[job].load(running, lives)
-    }
-
-    fn write(&mut self, n: usize, record: &Record<u8, u8>, is_claim: bool) {
-        let job = self.slots[n].job;
-        if is_claim || record.holder.is_none() {
-            for slot in self.slots.iter_mut().filter(|slot| slot.job == job) {
-                slot.holds = false;
-            }
-            self.slots[n].holds = is_claim;
-        }
-        self.memories[job].keep(record);
-    }
-
-    fn finish(&mut self, n: usize) {
-        let slot = self.slots[n];
-        if slot.holds
-            && let Some(record) = &mut self.memories[slot.job].record
-        {
-            record.held = Held::Gone;
-        }
-        self.slots[n] = Slot::IDLE;
-    }
-
-    /// A product appears.
-    fn create(&mut self, job: usize, is_dated: bool) -> u8 {
-        let n = self.products.iter().position(|product| !product.is_there).expect("a bound is too small: products");
-        let maker = u8::try_from(job).unwrap();
-        self.products[n] = Product { is_there: true, maker, owner: None, is_after: [true; 2], is_used: [false; 2] };
-        let made = self.products.iter().filter(|product| product.is_there && product.maker == maker).count();
-        // Without dates an empty orphan of another job is as good as a new product: what counts is one for each.
-        if (is_dated && made > 1) || n == 2 {
-            self.broken = 1;
-        }
-        u8::try_from(n).unwrap()
-    }
-}
-
-fn claimant(n: usize) -> Claimant {
-    Claimant { worker: n as u128, number: 1 }
-}
 
 impl Model for Turns {
     fn initial(&self) -> Key {
@@ -490,9 +172,9 @@ impl Turns {
                 }
                 next.slots[n].phase = Phase::Begin;
                 out.emit("stamps its turn", &next);
-                out.go(world, n, Phase::GiveTurnBackThenPark, "gets no permit");
+                out.go(world, n, Phase::GiveTurnBack(After::Park), "gets no permit");
             }
-            Phase::Begin => match claim::begin(&world.load(n, true), claimant(n), &policy(5)) {
+            Phase::Begin => match claim::begin(&world.load(n, true), claimant(n), &Policy::default()) {
                 Ok(record) => {
                     next.write(n, &record, false);
                     next.slots[n].phase = Phase::Calling;
@@ -506,22 +188,20 @@ impl Turns {
                     next.products[usize::from(slot.product)].owner = me;
                 }
                 let is_recorded = !self.has(TurnRule::OwnerBeforeTurnIsOver);
-                next.slots[n].phase = if is_recorded { Phase::Complete } else { Phase::RecordDone };
+                next.slots[n].phase = if is_recorded { Phase::Complete } else { Phase::Record(Shown::Done) };
                 out.emit("writes own:", &next);
             }
-            Phase::RecordDone | Phase::RecordAbsent | Phase::RecordUnclear | Phase::RecordNotExecuted => {
-                self.record(world, n, out);
-            }
-            Phase::GiveTurnBack | Phase::GiveTurnBackThenTry | Phase::GiveTurnBackThenPark => {
+            Phase::Record(shown) => Self::record(world, n, shown, out),
+            Phase::GiveTurnBack(after) => {
                 if world.turn.owner == me {
                     next.turn = Turn::default();
                 }
-                match slot.phase {
-                    Phase::GiveTurnBackThenTry => return hand_on(&next, n, Next::Try, "its turn is over", out),
-                    Phase::GiveTurnBackThenPark => return hand_on(&next, n, Next::Park, "its turn is over", out),
-                    _ if self.has(TurnRule::OwnerBeforeTurnIsOver) => next.slots[n].phase = Phase::Complete,
-                    _ => next.slots[n].phase = Phase::WriteOwner,
-                }
+                next.slots[n].phase = match after {
+                    After::Try => return hand_on(&next, n, Next::Try, "its turn is over", out),
+                    After::Park => return hand_on(&next, n, Next::Park, "its turn is over", out),
+                    After::Use if self.has(TurnRule::OwnerBeforeTurnIsOver) => Phase::Complete,
+                    After::Use => Phase::WriteOwner,
+                };
                 out.emit("its turn is over", &next);
             }
             Phase::Complete | Phase::Person => Self::end(world, n, out),
@@ -555,7 +235,7 @@ impl Turns {
         };
         for lives in if is_gone { &[true, false][..] } else { &[true][..] } {
             let mut next = *world;
-            match claim::claim(&world.load(n, *lives), &arrival, claimant(n), &policy(5)) {
+            match claim::claim(&world.load(n, *lives), &arrival, claimant(n), &Policy::default()) {
                 Claim::OtherContent => unreachable!("one content"),
                 Claim::Ended { .. } | Claim::Stale => {
                     next.finish(n);
@@ -577,7 +257,11 @@ impl Turns {
             // The turn may have been left behind by a worker that was killed.
             Some(Finished::Done(product) | Finished::Refused(product)) => {
                 world.slots[n].product = *product;
-                if self.has(TurnRule::OwnerBeforeTurnIsOver) { Phase::WriteOwner } else { Phase::GiveTurnBack }
+                if self.has(TurnRule::OwnerBeforeTurnIsOver) {
+                    Phase::WriteOwner
+                } else {
+                    Phase::GiveTurnBack(After::Use)
+                }
             }
             None if record.needs_look() && !self.has(TurnRule::LookTakesTheTurn) => Phase::List,
             None => Phase::TakeTurn,
@@ -631,12 +315,12 @@ impl Turns {
         if ours == 1 && open == 0 {
             next.slots[n].product = mine;
             next.slots[n].phase =
-                if self.has(TurnRule::OwnerBeforeTurnIsOver) { Phase::WriteOwner } else { Phase::RecordDone };
+                if self.has(TurnRule::OwnerBeforeTurnIsOver) { Phase::WriteOwner } else { Phase::Record(Shown::Done) };
             out.emit("finds its product", &next);
         } else if !slot.is_last {
             hand_on(world, n, Next::Park, "the last look is not due", out);
         } else if ours == 0 && (open == 0 || !self.has(TurnRule::OpenIsForAPerson)) {
-            out.go(world, n, Phase::RecordAbsent, "looks for the last time: none is its own");
+            out.go(world, n, Phase::Record(Shown::Absent), "looks for the last time: none is its own");
         } else {
             out.go(world, n, Phase::Person, "a person must decide");
         }
@@ -647,7 +331,7 @@ impl Turns {
         let mut next = *world;
         if slot.phase == Phase::Executed {
             let is_ordered = self.has(TurnRule::OwnerBeforeTurnIsOver);
-            out.go(world, n, if is_ordered { Phase::WriteOwner } else { Phase::RecordDone }, "is answered");
+            out.go(world, n, if is_ordered { Phase::WriteOwner } else { Phase::Record(Shown::Done) }, "is answered");
         } else {
             next.slots[n].product = next.create(slot.job, self.is_dated);
             next.slots[n].phase = Phase::Executed;
@@ -659,35 +343,34 @@ impl Turns {
             if slot.phase == Phase::Calling {
                 next.loose[usize::from(slot.is_older)][slot.job] += 1;
             }
-            next.slots[n].phase = Phase::RecordUnclear;
+            next.slots[n].phase = Phase::Record(Shown::Unclear);
             out.emit("loses the answer", &next);
         }
         if world.left[THROTTLE] > 0 && slot.phase == Phase::Calling {
             let mut next = *world;
             next.left[THROTTLE] -= 1;
-            next.slots[n].phase = Phase::RecordNotExecuted;
+            next.slots[n].phase = Phase::Record(Shown::NotExecuted);
             out.emit("is answered 429", &next);
         }
     }
 
-    fn record(&self, world: &World, n: usize, out: &mut Out<'_>) {
-        let slot = world.slots[n];
-        let shown = match slot.phase {
-            Phase::RecordDone => Outcome::Finished(Finished::Done(slot.product)),
-            Phase::RecordAbsent => Outcome::Absent,
-            Phase::RecordUnclear => Outcome::Unclear,
-            _ => Outcome::NotExecuted,
+    fn record(world: &World, n: usize, shown: Shown, out: &mut Out<'_>) {
+        let outcome = match shown {
+            Shown::Done => Outcome::Finished(Finished::Done(world.slots[n].product)),
+            Shown::Absent => Outcome::Absent,
+            Shown::Unclear => Outcome::Unclear,
+            Shown::NotExecuted => Outcome::NotExecuted,
         };
-        let Ok(record) = claim::record(&world.load(n, true), claimant(n), shown) else {
+        let Ok(record) = claim::record(&world.load(n, true), claimant(n), outcome) else {
             return hand_on(world, n, Next::GiveBack, "is no longer the holder", out);
         };
         let mut next = *world;
         next.write(n, &record, false);
-        next.slots[n].phase = match slot.phase {
-            Phase::RecordDone => Phase::GiveTurnBack,
-            Phase::RecordAbsent => Phase::TakeTurn,
-            Phase::RecordUnclear => return hand_on(&next, n, Next::TrySuspect, "records an unclear answer", out),
-            _ => Phase::GiveTurnBackThenTry,
+        next.slots[n].phase = match shown {
+            Shown::Done => Phase::GiveTurnBack(After::Use),
+            Shown::Absent => Phase::TakeTurn,
+            Shown::Unclear => return hand_on(&next, n, Next::TrySuspect, "records an unclear answer", out),
+            Shown::NotExecuted => Phase::GiveTurnBack(After::Try),
         };
         out.emit("records", &next);
     }
@@ -758,19 +441,19 @@ impl Turns {
                 }
             }
         }
-        self.expire(world, out);
+        expire(world, out);
     }
+}
 
-    /// Twenty minutes after `begun_at`: longer than an answer, the lists' lag and any delivery.
-    fn expire(&self, world: &World, out: &mut Out<'_>) {
-        let Some(job) = world.turn.owner.map(usize::from) else { return };
-        let is_at_work = world.slots.iter().any(|slot| slot.job == job && slot.phase != Phase::Idle);
-        let is_under_way = world.loose.iter().any(|loose| loose[job] > 0);
-        if !world.turn.is_expired && !is_at_work && !is_under_way {
-            let mut next = *world;
-            next.turn.is_expired = true;
-            out.emit("the turn runs out", &next);
-        }
+/// Twenty minutes after `begun_at`: longer than an answer, the lists' lag and any delivery.
+fn expire(world: &World, out: &mut Out<'_>) {
+    let Some(job) = world.turn.owner.map(usize::from) else { return };
+    let is_at_work = world.slots.iter().any(|slot| slot.job == job && slot.phase != Phase::Idle);
+    let is_under_way = world.loose.iter().any(|loose| loose[job] > 0);
+    if !world.turn.is_expired && !is_at_work && !is_under_way {
+        let mut next = *world;
+        next.turn.is_expired = true;
+        out.emit("the turn runs out", &next);
     }
 }
 
@@ -812,7 +495,7 @@ fn is_last_look(world: &World, n: usize) -> bool {
     let is_older_under_way =
         world.loose[1] != [0; 2] || world.slots.iter().any(|other| other.is_under_way() && other.is_older);
     let is_suspect = world.memories[job].record.is_some_and(|record| record.is_suspect);
-    !is_own_under_way && !(is_suspect && is_older_under_way)
+    !(is_own_under_way || is_suspect && is_older_under_way)
 }
 
 /// A job of which nothing is left has ended.
