@@ -12,29 +12,28 @@ use tempfile::TempDir;
 use crate::harness::{Harness, RATE, account};
 
 mod decisions;
-mod file;
 mod shown;
 
 /// The embedded home in a folder of its own.
-pub struct OneFile {
+pub(crate) struct OneFile {
     pub home: Embedded,
-    pub folder: TempDir,
+    _folder: TempDir,
     pub shift: Shift,
 }
 
 /// The options of a home under test.
-pub fn options(folder: &Path) -> Options {
+pub(crate) fn options(folder: &Path) -> Options {
     let limits = Limits { calls_per_minute: RATE, ..Limits::default() };
     Options { limits: BTreeMap::from([(account(), limits)]), ..Options::new(folder) }
 }
 
 impl OneFile {
-    pub fn with(change: impl FnOnce(&mut Options)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut options = options(folder.path());
         change(&mut options);
         let shift = options.shift.clone();
-        Self { home: Embedded::open(options).unwrap(), folder, shift }
+        Self { home: Embedded::open(options).unwrap(), _folder: folder, shift }
     }
 }
 

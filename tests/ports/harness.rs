@@ -18,10 +18,10 @@ use longshore::{
 };
 
 /// The rate of the account `contoso` in every home under test, calls a minute.
-pub const RATE: f64 = 600.0;
+pub(crate) const RATE: f64 = 600.0;
 
 /// One home under test. Turns last 20 min, listings may be read for 10 min, the lease to read one lasts 1 min.
-pub trait Harness: Sized {
+pub(crate) trait Harness: Sized {
     /// One worker's view of the home.
     type Home: Home;
 
@@ -44,22 +44,22 @@ pub trait Harness: Sized {
 }
 
 /// Waits for what must come.
-pub async fn within<T>(coming: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(coming: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), coming).await.expect("it did not come within 20 s")
 }
 
 /// Makes sure that a lane stays quiet for a while.
-pub async fn assert_quiet(home: &impl Home, lane: Kind) {
+pub(crate) async fn assert_quiet(home: &impl Home, lane: Kind) {
     let received = tokio::time::timeout(Duration::from_millis(250), home.receive(lane)).await;
     assert!(received.is_err(), "{:?}", received.unwrap().map(|received| received.body));
 }
 
-pub fn account() -> AccountName {
+pub(crate) fn account() -> AccountName {
     AccountName::parse("contoso").unwrap()
 }
 
 /// A ticket at its first place.
-pub fn ticket(id: &str) -> Ticket {
+pub(crate) fn ticket(id: &str) -> Ticket {
     let text = format!(
         r#"{{"id":"{id}","kind":"status-poll","account":"contoso","labels":{{"build":"{id}"}},
             "spec":{{"product":{{"id":"1"}},"submission":{{"id":"2"}}}}}}"#
@@ -69,23 +69,23 @@ pub fn ticket(id: &str) -> Ticket {
     Ticket::new(job, hash, None, Moment::from(jiff::Timestamp::now()))
 }
 
-pub fn key(id: &str) -> JobKey {
+pub(crate) fn key(id: &str) -> JobKey {
     ticket(id).key()
 }
 
-pub fn read<D>(received: &Received<D>) -> Ticket {
+pub(crate) fn read<D>(received: &Received<D>) -> Ticket {
     serde_json::from_str(&received.body).unwrap()
 }
 
 /// Receives the next ticket of its lane.
-pub async fn receive<H: Home>(home: &H, lane: Kind) -> (Received<H::Delivery>, Ticket) {
+pub(crate) async fn receive<H: Home>(home: &H, lane: Kind) -> (Received<H::Delivery>, Ticket) {
     let received = within(home.receive(lane)).await.unwrap();
     let ticket = read(&received);
     (received, ticket)
 }
 
 /// Decides a claim for a ticket and writes it when it takes the place.
-pub async fn try_claim(home: &impl Memory, ticket: &Ticket, me: Claimant, arrival: Arrival) -> Decided {
+pub(crate) async fn try_claim(home: &impl Memory, ticket: &Ticket, me: Claimant, arrival: Arrival) -> Decided {
     loop {
         let loaded = home.load(&ticket.key()).await.unwrap();
         match claim(&loaded, &arrival, me, &Policy::default()) {
@@ -106,7 +106,7 @@ pub async fn try_claim(home: &impl Memory, ticket: &Ticket, me: Claimant, arriva
 
 /// What a claim decided.
 #[derive(Debug, PartialEq)]
-pub enum Decided {
+pub(crate) enum Decided {
     Taken(Box<JobRecord>),
     OtherContent,
     Ended,
@@ -115,7 +115,7 @@ pub enum Decided {
 }
 
 impl Decided {
-    pub fn taken(self) -> JobRecord {
+    pub(crate) fn taken(self) -> JobRecord {
         match self {
             Self::Taken(record) => *record,
             other => panic!("{other:?}"),
@@ -123,7 +123,7 @@ impl Decided {
     }
 }
 
-pub fn arrival<D>(received: &Received<D>, ticket: &Ticket) -> Arrival {
+pub(crate) fn arrival<D>(received: &Received<D>, ticket: &Ticket) -> Arrival {
     Arrival {
         place: ticket.place,
         hash: ticket.hash,
@@ -133,7 +133,7 @@ pub fn arrival<D>(received: &Received<D>, ticket: &Ticket) -> Arrival {
 }
 
 /// A ticket whose place is taken.
-pub struct Held<D> {
+pub(crate) struct Held<D> {
     pub delivery: D,
     pub ticket: Ticket,
     pub me: Claimant,
@@ -142,7 +142,7 @@ pub struct Held<D> {
 }
 
 /// Receives the next ticket of a lane and takes its place.
-pub async fn take<H: Home>(home: &H, worker: u128, number: u64, lane: Kind) -> Held<H::Delivery> {
+pub(crate) async fn take<H: Home>(home: &H, worker: u128, number: u64, lane: Kind) -> Held<H::Delivery> {
     let (received, ticket) = receive(home, lane).await;
     let me = Claimant { worker, number };
     let record = try_claim(home, &ticket, me, arrival(&received, &ticket)).await.taken();
@@ -150,36 +150,36 @@ pub async fn take<H: Home>(home: &H, worker: u128, number: u64, lane: Kind) -> H
 }
 
 /// A settlement by the holder.
-pub fn settlement(ticket: &Ticket, me: Option<Claimant>, entry: Entry, next: Next) -> Settlement {
+pub(crate) fn settlement(ticket: &Ticket, me: Option<Claimant>, entry: Entry, next: Next) -> Settlement {
     let received = Some(Box::new(ticket.clone()));
     Settlement { received, claimant: me, entry, events: Vec::new(), next }
 }
 
 /// An event of a ticket.
-pub fn progressed(ticket: &Ticket, n: u32) -> Event {
-    Event::of(ticket, Name::Progressed, n, Moment::from_millis(1), serde_json::json!({ "n": n }))
+pub(crate) fn progressed(ticket: &Ticket, n: u32) -> Event {
+    Event::of(ticket, Name::Progressed, n, ticket.accepted_at, serde_json::json!({ "n": n }))
 }
 
 /// Names of the events of a job, each id once, in order.
-pub async fn names<H: Harness>(harness: &H, job: &JobKey) -> Vec<Name> {
+pub(crate) async fn names<H: Harness>(harness: &H, job: &JobKey) -> Vec<Name> {
     let mut seen = BTreeSet::new();
     let events = harness.events().await;
     events.into_iter().filter(|event| event.job == *job && seen.insert(event.id)).map(|event| event.name).collect()
 }
 
 /// The ticket one try further.
-pub fn next_try(ticket: &Ticket) -> Ticket {
+pub(crate) fn next_try(ticket: &Ticket) -> Ticket {
     let mut next = ticket.clone().next_try(Moment::default());
     next.due = None;
     next
 }
 
-pub fn place(step: u16, r#try: u32) -> Place {
+pub(crate) fn place(step: u16, r#try: u32) -> Place {
     Place { generation: 1, step, r#try }
 }
 
 /// Settles a delivery for good, without a word.
-pub async fn drop_ticket<H: Queue>(home: &H, delivery: H::Delivery, ticket: &Ticket) {
+pub(crate) async fn drop_ticket<H: Queue>(home: &H, delivery: H::Delivery, ticket: &Ticket) {
     let done = settlement(ticket, None, Entry::Nothing, Next::Nothing);
     home.settle(delivery, Some(&ticket.key()), done).await.unwrap();
 }

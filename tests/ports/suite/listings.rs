@@ -32,14 +32,17 @@ fn link(text: &str) -> PageLink {
     PageLink(text.to_owned())
 }
 
-pub async fn a_listing_is_read_by_one_and_used_by_all<H: Harness>() {
+pub(crate) async fn a_listing_is_read_by_one_and_used_by_all<H: Harness>() {
     let harness = H::fresh().await;
     let (one, _) = harness.worker().await;
     let (two, _) = harness.worker().await;
     let now = one.load(&key("a")).await.unwrap().now;
     assert_eq!(one.join_listing(&account(), now, &key("a")).await.unwrap(), FIRST_PAGE);
     assert_eq!(two.join_listing(&account(), now, &key("b")).await.unwrap(), Listing::Read);
-    assert!(!two.add_page(&account(), &key("b"), &[product(9, "NIC")], None).await.unwrap(), "the lease is not its own");
+    assert!(
+        !two.add_page(&account(), &key("b"), &[product(9, "NIC")], None).await.unwrap(),
+        "the lease is not its own"
+    );
     let page = [product(1, "NIC"), product(2, "GPU")];
     assert!(one.add_page(&account(), &key("a"), &page, Some(&link("page=2"))).await.unwrap());
     assert_eq!(two.join_listing(&account(), now, &key("b")).await.unwrap(), Listing::Read);
@@ -54,7 +57,7 @@ pub async fn a_listing_is_read_by_one_and_used_by_all<H: Harness>() {
     assert_eq!(two.join_listing(&account(), now, &key("b")).await.unwrap(), FIRST_PAGE, "too old by now");
 }
 
-pub async fn another_goes_on_from_the_next_link<H: Harness>() {
+pub(crate) async fn another_goes_on_from_the_next_link<H: Harness>() {
     let harness = H::fresh().await;
     let (one, _) = harness.worker().await;
     let (two, _) = harness.worker().await;
@@ -75,7 +78,7 @@ pub async fn another_goes_on_from_the_next_link<H: Harness>() {
     assert_eq!(one.listed(&account(), "NIC").await.unwrap(), [product(1, "NIC"), product(2, "NIC")]);
 }
 
-pub async fn a_listing_that_began_too_early_is_read_anew_and_the_old_one_stays_readable<H: Harness>() {
+pub(crate) async fn a_listing_that_began_too_early_is_read_anew_and_the_old_one_stays_readable<H: Harness>() {
     let harness = H::fresh().await;
     let (one, _) = harness.worker().await;
     let (two, _) = harness.worker().await;
@@ -93,7 +96,7 @@ pub async fn a_listing_that_began_too_early_is_read_anew_and_the_old_one_stays_r
     assert_eq!(one.listed(&account(), "NIC").await.unwrap(), [product(2, "NIC")]);
 }
 
-pub async fn a_page_that_fails_five_times_makes_the_listing_incomplete<H: Harness>() {
+pub(crate) async fn a_page_that_fails_five_times_makes_the_listing_incomplete<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     let now = home.load(&key("a")).await.unwrap().now;

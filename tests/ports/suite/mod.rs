@@ -1,11 +1,11 @@
 //! What every home must do.
 
-pub mod listings;
-pub mod memory;
-pub mod queue;
-pub mod quota;
-pub mod settle;
-pub mod turns;
+pub(crate) mod listings;
+pub(crate) mod memory;
+pub(crate) mod queue;
+pub(crate) mod quota;
+pub(crate) mod settle;
+pub(crate) mod turns;
 
 /// Makes a test of every property for one home: `port_suite!(MyHarness, #[tokio::test])`.
 #[macro_export]

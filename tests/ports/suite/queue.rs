@@ -10,11 +10,9 @@ use longshore::{
     engine::ports::{Origin, Queue},
 };
 
-use crate::harness::{
-    Harness, assert_quiet, drop_ticket, key, names, read, receive, settlement, take, ticket, within,
-};
+use crate::harness::{Harness, assert_quiet, drop_ticket, key, names, read, receive, settlement, take, ticket, within};
 
-pub async fn a_message_is_given_to_one_taker_only<H: Harness>() {
+pub(crate) async fn a_message_is_given_to_one_taker_only<H: Harness>() {
     let harness = H::fresh().await;
     let workers = [harness.worker().await.0, harness.worker().await.0];
     for n in 0..20 {
@@ -35,7 +33,7 @@ pub async fn a_message_is_given_to_one_taker_only<H: Harness>() {
     assert_quiet(&workers[0], Kind::Submission).await;
 }
 
-pub async fn a_message_of_a_dead_worker_comes_again_and_is_marked<H: Harness>() {
+pub(crate) async fn a_message_of_a_dead_worker_comes_again_and_is_marked<H: Harness>() {
     let harness = H::fresh().await;
     let (first, _) = harness.worker().await;
     let (second, _) = harness.worker().await;
@@ -51,7 +49,7 @@ pub async fn a_message_of_a_dead_worker_comes_again_and_is_marked<H: Harness>() 
     assert_quiet(&second, Kind::Submission).await;
 }
 
-pub async fn a_delivery_that_is_dropped_comes_again_and_is_marked<H: Harness>() {
+pub(crate) async fn a_delivery_that_is_dropped_comes_again_and_is_marked<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     harness.put(&ticket("a")).await;
@@ -63,7 +61,7 @@ pub async fn a_delivery_that_is_dropped_comes_again_and_is_marked<H: Harness>() 
     assert_quiet(&home, Kind::Submission).await;
 }
 
-pub async fn a_receive_that_is_cancelled_loses_nothing<H: Harness>() {
+pub(crate) async fn a_receive_that_is_cancelled_loses_nothing<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     for n in 0..10 {
@@ -87,7 +85,7 @@ pub async fn a_receive_that_is_cancelled_loses_nothing<H: Harness>() {
     assert_quiet(&home, Kind::Submission).await;
 }
 
-pub async fn a_parked_ticket_comes_when_it_is_due_and_not_before<H: Harness>() {
+pub(crate) async fn a_parked_ticket_comes_when_it_is_due_and_not_before<H: Harness>() {
     let harness = H::fresh().await;
     let (home, worker) = harness.worker().await;
     harness.put(&ticket("a")).await;
@@ -105,7 +103,7 @@ pub async fn a_parked_ticket_comes_when_it_is_due_and_not_before<H: Harness>() {
     assert_eq!(received.origin, Origin::Return);
 }
 
-pub async fn lanes_are_apart_and_unknown_ones_are_quiet<H: Harness>() {
+pub(crate) async fn lanes_are_apart_and_unknown_ones_are_quiet<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     assert_quiet(&home, Kind::Upload).await;
@@ -116,7 +114,7 @@ pub async fn lanes_are_apart_and_unknown_ones_are_quiet<H: Harness>() {
     assert_eq!(received.origin, Origin::Return);
 }
 
-pub async fn a_ticket_is_handed_on_as_it_was<H: Harness>() {
+pub(crate) async fn a_ticket_is_handed_on_as_it_was<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     let mut odd = ticket("a").at_step(Step::Upload);

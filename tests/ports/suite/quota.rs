@@ -9,7 +9,7 @@ use longshore::{
 
 use crate::harness::{Harness, RATE, account, key, ticket};
 
-pub async fn all_workers_together_stay_within_the_rate<H: Harness>() {
+pub(crate) async fn all_workers_together_stay_within_the_rate<H: Harness>() {
     let harness = H::fresh().await;
     let workers = [harness.worker().await.0, harness.worker().await.0, harness.worker().await.0];
     let mut granted = Vec::new();
@@ -30,7 +30,7 @@ pub async fn all_workers_together_stay_within_the_rate<H: Harness>() {
     assert!((workers[0].polls_per_minute(&account()) - RATE / 2.0).abs() < 1e-9);
 }
 
-pub async fn a_pause_told_to_one_holds_for_all<H: Harness>() {
+pub(crate) async fn a_pause_told_to_one_holds_for_all<H: Harness>() {
     let harness = H::fresh().await;
     let (one, _) = harness.worker().await;
     let (two, _) = harness.worker().await;
@@ -47,7 +47,7 @@ pub async fn a_pause_told_to_one_holds_for_all<H: Harness>() {
     assert!(matches!(granted, Admission::Granted { at } if at >= until), "{granted:?}");
 }
 
-pub async fn five_failures_close_the_gate_for_all_until_one_call_succeeds<H: Harness>() {
+pub(crate) async fn five_failures_close_the_gate_for_all_until_one_call_succeeds<H: Harness>() {
     let harness = H::fresh().await;
     let (one, _) = harness.worker().await;
     let (two, _) = harness.worker().await;
@@ -64,7 +64,7 @@ pub async fn five_failures_close_the_gate_for_all_until_one_call_succeeds<H: Har
     assert_eq!(one.failed(&account()).await.unwrap(), None);
 }
 
-pub async fn polls_in_flight_are_counted_by_account<H: Harness>() {
+pub(crate) async fn polls_in_flight_are_counted_by_account<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     assert_eq!(home.polls_in_flight(&account()).await.unwrap(), 0);

@@ -28,7 +28,7 @@ fn end(ticket: &Ticket, name: EndName) -> End {
     End { name, at: Moment::from_millis(7), reason, ticket: Box::new(ticket.clone()) }
 }
 
-pub async fn a_step_that_is_done_leaves_record_event_and_next_ticket<H: Harness>() {
+pub(crate) async fn a_step_that_is_done_leaves_record_event_and_next_ticket<H: Harness>() {
     let harness = H::fresh().await;
     let (home, worker) = harness.worker().await;
     harness.put(&ticket("a")).await;
@@ -52,19 +52,15 @@ pub async fn a_step_that_is_done_leaves_record_event_and_next_ticket<H: Harness>
     assert!(held.record.result.is_none() && !held.is_redelivered);
 }
 
-pub async fn an_end_is_announced_once_and_set_aside_unless_it_is_completed<H: Harness>() {
+pub(crate) async fn an_end_is_announced_once_and_set_aside_unless_it_is_completed<H: Harness>() {
     let harness = H::fresh().await;
     let (home, worker) = harness.worker().await;
     for (number, name) in [EndName::Completed, EndName::Failed, EndName::Cancelled].into_iter().enumerate() {
         let id = name.to_string();
         harness.put(&ticket(&id)).await;
         let held = take(&home, worker, number as u64, Kind::Submission).await;
-        let mut done = settlement(
-            &held.ticket,
-            Some(held.me),
-            Entry::End(Box::new(end(&held.ticket, name))),
-            Next::Nothing,
-        );
+        let mut done =
+            settlement(&held.ticket, Some(held.me), Entry::End(Box::new(end(&held.ticket, name))), Next::Nothing);
         done.events = vec![progressed(&held.ticket, 0)];
         assert_eq!(home.settle(held.delivery, Some(&key(&id)), done).await.unwrap(), Settled::Done);
         assert_eq!(names(&harness, &key(&id)).await, [Name::Progressed, name.event()]);
@@ -77,7 +73,7 @@ pub async fn an_end_is_announced_once_and_set_aside_unless_it_is_completed<H: Ha
     assert_quiet(&home, Kind::Submission).await;
 }
 
-pub async fn an_end_that_is_announced_again_is_the_same_event<H: Harness>() {
+pub(crate) async fn an_end_that_is_announced_again_is_the_same_event<H: Harness>() {
     let harness = H::fresh().await;
     let (home, worker) = harness.worker().await;
     harness.put(&ticket("a")).await;
@@ -95,7 +91,7 @@ pub async fn an_end_that_is_announced_again_is_the_same_event<H: Harness>() {
     assert_quiet(&home, Kind::Submission).await;
 }
 
-pub async fn a_lost_holder_announces_nothing_and_its_ticket_goes_back_marked<H: Harness>() {
+pub(crate) async fn a_lost_holder_announces_nothing_and_its_ticket_goes_back_marked<H: Harness>() {
     let harness = H::fresh().await;
     let (first, first_id) = harness.worker().await;
     let (second, second_id) = harness.worker().await;
@@ -121,7 +117,7 @@ pub async fn a_lost_holder_announces_nothing_and_its_ticket_goes_back_marked<H: 
     assert_eq!(decided, crate::harness::Decided::Stale);
 }
 
-pub async fn letting_go_frees_the_same_place_at_once<H: Harness>() {
+pub(crate) async fn letting_go_frees_the_same_place_at_once<H: Harness>() {
     let harness = H::fresh().await;
     let (home, worker) = harness.worker().await;
     let (other, other_id) = harness.worker().await;
@@ -137,7 +133,7 @@ pub async fn letting_go_frees_the_same_place_at_once<H: Harness>() {
     assert_eq!(held.record.lost, 0);
 }
 
-pub async fn a_message_that_never_was_a_job_is_set_aside<H: Harness>() {
+pub(crate) async fn a_message_that_never_was_a_job_is_set_aside<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     harness.put(&ticket("a")).await;

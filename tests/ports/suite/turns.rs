@@ -14,7 +14,7 @@ use crate::harness::{Harness, account, key};
 
 const FREE: Turn = Turn::Ours { begun_at: None };
 
-pub async fn a_turn_is_for_one_job_until_it_is_given_back<H: Harness>() {
+pub(crate) async fn a_turn_is_for_one_job_until_it_is_given_back<H: Harness>() {
     let harness = H::fresh().await;
     let (one, _) = harness.worker().await;
     let (two, _) = harness.worker().await;
@@ -34,7 +34,7 @@ pub async fn a_turn_is_for_one_job_until_it_is_given_back<H: Harness>() {
     assert_eq!(one.take_turn(&name, &key("a")).await.unwrap(), Turn::Held);
 }
 
-pub async fn a_stamp_stays_with_its_turn_and_expires_with_it<H: Harness>() {
+pub(crate) async fn a_stamp_stays_with_its_turn_and_expires_with_it<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     let name = TurnKey::Name(account(), "NIC".to_owned());
@@ -55,7 +55,7 @@ pub async fn a_stamp_stays_with_its_turn_and_expires_with_it<H: Harness>() {
     assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), FREE);
 }
 
-pub async fn the_first_fact_about_an_owner_stays<H: Harness>() {
+pub(crate) async fn the_first_fact_about_an_owner_stays<H: Harness>() {
     let harness = H::fresh().await;
     let (one, _) = harness.worker().await;
     let (two, _) = harness.worker().await;
