@@ -103,7 +103,7 @@ async fn what_was_deleted_is_wiped_from_the_file() {
     let home = Embedded::open(options).unwrap();
     let checkpoint = || home.inner.writer.run(|c| Ok(c.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?));
     let secret = b"a sealed token that nobody shall find again";
-    let expires = home.now().await.unwrap().after(Duration::from_secs(60));
+    let expires = home.now().await.unwrap().after(Duration::from_mins(1));
     home.store_token(&[1; 32], secret.to_vec(), expires).await.unwrap();
     checkpoint().await.unwrap();
     assert!(holds(&bytes(home.file()), secret));
@@ -214,9 +214,9 @@ async fn the_clock_never_runs_backwards_for_a_small_step_and_follows_a_large_one
     assert!(worker.load(&key("a")).await.unwrap().now >= first);
     shift.advance(Duration::from_secs(50 + 3_600));
     let later = seen().await;
-    assert!(later >= first.after(Duration::from_secs(3_600)));
+    assert!(later >= first.after(Duration::from_hours(1)));
     // A clock that was an hour ahead was wrong: standing still for an hour would stop every job.
-    shift.step_back(Duration::from_secs(3_600));
+    shift.step_back(Duration::from_hours(1));
     let back = seen().await;
     assert!(back < later.before(Duration::from_secs(3_500)) && back >= first);
 }

@@ -66,7 +66,7 @@ pub(crate) fn ticket(id: &str) -> Ticket {
     );
     let job = Job::decode(text.as_bytes(), || None).unwrap();
     let hash = job.content_hash();
-    Ticket::new(job, hash, None, Moment::from(jiff::Timestamp::now()))
+    Ticket::new(job, hash, None, longshore::clock::moment())
 }
 
 pub(crate) fn key(id: &str) -> JobKey {
@@ -118,7 +118,7 @@ impl Decided {
     pub(crate) fn taken(self) -> JobRecord {
         match self {
             Self::Taken(record) => *record,
-            other => panic!("{other:?}"),
+            other @ (Self::OtherContent | Self::Ended | Self::Stale | Self::Busy) => panic!("{other:?}"),
         }
     }
 }

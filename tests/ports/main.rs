@@ -3,6 +3,14 @@
 //! [`suite`] is written against the traits of `engine/ports.rs` and knows no home. A home joins by a [`harness::Harness`]
 //! and one line, `port_suite!`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by them"
+)]
+
 mod harness;
 #[macro_use]
 mod suite;

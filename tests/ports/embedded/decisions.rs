@@ -167,7 +167,7 @@ async fn a_wish_wakes_a_parked_job() {
     harness.home.accept(ticket("a")).await.unwrap();
     let worker = harness.home.worker().unwrap();
     let held = take(&worker, worker.id(), 1, Kind::Submission).await;
-    let parked = held.ticket.clone().parked(harness.home.now().await.unwrap().after(Duration::from_secs(3_600)));
+    let parked = held.ticket.clone().parked(harness.home.now().await.unwrap().after(Duration::from_hours(1)));
     let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, Next::Ticket(Box::new(parked)));
     worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();
     assert_eq!(harness.home.job(&key("a")).await.unwrap().unwrap().state(), State::Waiting);
@@ -189,7 +189,7 @@ async fn a_wish_leaves_a_job_in_doubt_its_next_look() {
     let loaded = worker.load(&key("a")).await.unwrap();
     let begun = begin(&loaded, held.me, &Policy::default()).unwrap();
     assert_eq!(worker.swap(&key("a"), loaded.birth.epoch, loaded.version, &begun).await.unwrap(), Swapped::Done);
-    let look = loaded.now.after(Duration::from_secs(60));
+    let look = loaded.now.after(Duration::from_mins(1));
     let next = next_try(&held.ticket).parked(look);
     let done = settlement(&held.ticket, Some(held.me), Entry::Outcome(Outcome::Unclear), Next::Ticket(Box::new(next)));
     worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();

@@ -123,9 +123,9 @@ async fn ended_jobs_leave_after_thirty_days_in_small_batches_and_jobs_under_way_
     // An end's event carries the end's own instant, 1970 here; nothing else is old yet.
     let before = harness.home.tidy().await.unwrap();
     assert_eq!((before.jobs, before.dead_letters, before.others), (0, 0, 0));
-    harness.advance(Duration::from_secs(29 * 86_400)).await;
+    harness.advance(Duration::from_hours(696)).await;
     assert_eq!(harness.home.tidy().await.unwrap().jobs, 0);
-    harness.advance(Duration::from_secs(2 * 86_400)).await;
+    harness.advance(Duration::from_hours(48)).await;
     let batches = [harness.home.tidy().await.unwrap(), harness.home.tidy().await.unwrap()];
     assert!(batches.iter().all(|batch| batch.jobs == 200 && batch.events <= 200 && batch.has_more), "{batches:?}");
     assert_eq!((batches[0].dead_letters, batches[0].others), (50, 1));
@@ -142,8 +142,8 @@ async fn tokens_are_kept_until_they_expire_and_renewed_by_one() {
     let (home, hash) = (&harness.home, [7; 32]);
     let now = home.now().await.unwrap();
     assert_eq!(home.load_token(&hash).await.unwrap(), None);
-    home.store_token(&hash, b"old".to_vec(), now.after(Duration::from_secs(60))).await.unwrap();
-    home.store_token(&hash, b"sealed".to_vec(), now.after(Duration::from_secs(3_600))).await.unwrap();
+    home.store_token(&hash, b"old".to_vec(), now.after(Duration::from_mins(1))).await.unwrap();
+    home.store_token(&hash, b"sealed".to_vec(), now.after(Duration::from_hours(1))).await.unwrap();
     assert_eq!(home.load_token(&hash).await.unwrap(), Some(b"sealed".to_vec()));
     assert_eq!(home.load_token(&[8; 32]).await.unwrap(), None);
     let lease = Duration::from_secs(15);
@@ -156,6 +156,6 @@ async fn tokens_are_kept_until_they_expire_and_renewed_by_one() {
     assert!(home.lease_token(&hash, 2, lease).await.unwrap());
     harness.advance(Duration::from_secs(16)).await;
     assert!(home.lease_token(&hash, 1, lease).await.unwrap(), "a lease that ran out is free");
-    harness.advance(Duration::from_secs(3_600)).await;
+    harness.advance(Duration::from_hours(1)).await;
     assert_eq!(home.load_token(&hash).await.unwrap(), None);
 }

@@ -91,7 +91,7 @@ pub(crate) async fn a_parked_ticket_comes_when_it_is_due_and_not_before<H: Harne
     harness.put(&ticket("a")).await;
     let held = take(&home, worker, 1, Kind::Submission).await;
     let now = longshore::engine::ports::Memory::load(&home, &key("a")).await.unwrap().now;
-    let parked = held.ticket.clone().parked(now.after(Duration::from_secs(600)));
+    let parked = held.ticket.clone().parked(now.after(Duration::from_mins(10)));
     let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, Next::Ticket(Box::new(parked.clone())));
     home.settle(held.delivery, Some(&key("a")), done).await.unwrap();
     harness.advance(Duration::from_secs(590)).await;

@@ -25,7 +25,8 @@ pub(crate) async fn all_workers_together_stay_within_the_rate<H: Harness>() {
     assert!(granted.len() > 100, "{}", granted.len());
     for (n, from) in granted.iter().enumerate() {
         let within = granted[n..].iter().take_while(|at| **at < from + 10_000).count();
-        assert!(within as f64 <= 10.0 * RATE / 60.0 * 1.01 + 1.0, "{within} permits in 10 s");
+        let within = u32::try_from(within).unwrap();
+        assert!(f64::from(within) <= 10.0 * RATE / 60.0 * 1.01 + 1.0, "{within} permits in 10 s");
     }
     assert!((workers[0].polls_per_minute(&account()) - RATE / 2.0).abs() < 1e-9);
 }

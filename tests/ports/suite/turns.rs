@@ -45,13 +45,13 @@ pub(crate) async fn a_stamp_stays_with_its_turn_and_expires_with_it<H: Harness>(
     assert!(home.stamp_turn(&name, &key("a"), now).await.unwrap());
     let stamped = Turn::Ours { begun_at: Some(now) };
     assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), stamped);
-    harness.advance(Duration::from_secs(19 * 60)).await;
+    harness.advance(Duration::from_mins(19)).await;
     assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), Turn::Held);
     assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), stamped);
-    harness.advance(Duration::from_secs(2 * 60)).await;
+    harness.advance(Duration::from_mins(2)).await;
     assert!(!home.stamp_turn(&name, &key("a"), Moment::default()).await.unwrap(), "it is over");
     assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), FREE, "an expired mark proves nothing");
-    harness.advance(Duration::from_secs(21 * 60)).await;
+    harness.advance(Duration::from_mins(21)).await;
     assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), FREE);
 }
 
