@@ -12,6 +12,8 @@
 pub mod domain;
 pub mod engine;
 
+pub mod embedded;
+
 pub mod identity;
 pub mod partner_center;
 

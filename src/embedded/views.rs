@@ -1,0 +1,114 @@
+//! What `doctor` and the console tell of the home as a whole.
+
+use rusqlite::OptionalExtension;
+
+use super::{Embedded, Error, count, file, jobs, locks};
+use crate::domain::{claim::Birth, ids::JobKey, time::Moment};
+
+/// A worker that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its random id.
+    pub id: u128,
+    /// Its process, as it sees itself.
+    pub pid: u32,
+    /// When it began.
+    pub since: Moment,
+    /// Messages in its hands.
+    pub messages: u64,
+}
+
+/// How much the file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of the file, without its write-ahead log.
+    pub bytes: u64,
+    /// Jobs, ended ones included.
+    pub jobs: u64,
+    /// Messages in the queue.
+    pub messages: u64,
+    /// Events.
+    pub events: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+}
+
+impl Embedded {
+    /// The workers that live now, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
+        self.page(|connection, shared| {
+            let mut statement = connection.prepare_cached(
+                "SELECT id, pid, since, (SELECT count(*) FROM messages WHERE taken_by = workers.id) FROM workers
+                  ORDER BY since, id",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let id: [u8; 16] = row.get(0)?;
+                Ok(WorkerInfo {
+                    id: u128::from_be_bytes(id),
+                    pid: row.get(1)?,
+                    since: Moment::from_millis(row.get(2)?),
+                    messages: count(row.get(3)?),
+                })
+            })?;
+            let mut alive = rows.collect::<Result<Vec<_>, _>>()?;
+            alive.retain(|worker| locks::lives(&shared.workers, worker.id));
+            Ok(alive)
+        })
+        .await
+    }
+
+    /// How much the file holds.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn size(&self) -> Result<Size, Error> {
+        self.page(|connection, _| {
+            let number = |sql: &str| connection.query_row(sql, [], |row| row.get(0)).map(count);
+            let pages = number("SELECT page_count FROM pragma_page_count")?;
+            let page = number("SELECT page_size FROM pragma_page_size")?;
+            Ok(Size {
+                bytes: pages.saturating_mul(page),
+                jobs: number("SELECT count(*) FROM jobs")?,
+                messages: number("SELECT count(*) FROM messages")?,
+                events: number("SELECT count(*) FROM events")?,
+                dead_letters: number("SELECT count(*) FROM dead_letters")?,
+            })
+        })
+        .await
+    }
+
+    /// The job that was accepted first of all that are remembered, and when.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn oldest_job(&self) -> Result<Option<(JobKey, Moment)>, Error> {
+        let found = self.page(|connection, _| {
+            let row: Option<(String, i64)> = connection
+                .query_row("SELECT job, accepted_at FROM jobs ORDER BY accepted_at, job LIMIT 1", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()?;
+            Ok(row)
+        });
+        Ok(found.await?.and_then(|(job, at)| Some((jobs::parse_key(&job)?, Moment::from_millis(at)))))
+    }
+
+    /// Since when the memory remembers, and whether anything can have been lost then.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn birth(&self) -> Result<Birth, Error> {
+        self.page(|connection, _| file::birth(connection)).await
+    }
+
+    /// The memory's clock.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn now(&self) -> Result<Moment, Error> {
+        self.look(|connection, shared| shared.now(connection)).await
+    }
+}
