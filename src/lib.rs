@@ -7,7 +7,7 @@
 //!              └───────────────────── settle the delivery last, with proof; then let go ◄──────────────────┘
 //! ```
 //!
-//! Arrows point inward: adapters know [`domain`], `domain` knows nobody, and only `app` knows them all.
+//! Arrows point inward: adapters know [`domain`], `domain` knows nobody, and only [`app`] knows them all.
 
 pub mod domain;
 pub mod engine;
@@ -17,17 +17,18 @@ pub mod embedded;
 pub mod identity;
 pub mod partner_center;
 
+pub mod http;
+pub mod seal;
+
 pub mod package;
 pub mod transfer;
 
-pub mod http;
-pub mod seal;
+pub mod sandbox;
 
 pub mod config;
 pub mod telemetry;
 
+pub mod app;
 pub mod cli;
-
-pub mod sandbox;
 
 pub mod clock;

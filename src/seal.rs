@@ -23,7 +23,8 @@ use zeroize::Zeroizing;
 use crate::{clock, domain::ids::Sha256};
 
 const VERSION: u8 = 1;
-const KEY_BYTES: usize = 32;
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
 const HEADER_BYTES: usize = 5;
 
 /// Why a key cannot be used or a sealed text cannot be opened. Never says anything about the content.
@@ -205,7 +206,9 @@ fn read_file(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, Error> {
     key_of(&content).ok_or_else(|| Error::NotAKey { path: path.to_owned() })
 }
 
-fn key_of(content: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+/// The key in this content: exactly 32 bytes, raw or in base64.
+#[must_use]
+pub fn key_of(content: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     if let Ok(raw) = <[u8; KEY_BYTES]>::try_from(content) {
         return Some(Zeroizing::new(raw));
     }

@@ -287,6 +287,12 @@ section! {
 pub struct LogFilter(String);
 
 impl LogFilter {
+    /// A filter from its text; none when it is not one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        tracing_subscriber::EnvFilter::builder().parse(text).ok().map(|_| Self(text.to_owned()))
+    }
+
     /// The filter's text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -67,6 +67,9 @@ fn perform(book: &Book<'_>, job: Option<&JobKey>, source: Source, writes: &Write
                 jobs::saw(book, ticket)?;
             }
         }
+        Next::Raw { body, due } => {
+            queue::put(book, &queue::Message { source, bulk: false, due: *due, job, body })?;
+        }
         Next::SetAside(letter) => dead_letters::set_aside(book, source, letter)?,
     }
     if let (Some(job), Some(record)) = (job, &writes.release) {
@@ -92,7 +95,7 @@ pub(super) fn poison(book: &Book<'_>, id: i64, worker: u128, source: Source, bod
     let entry = match claim(&loaded, &arrival, claimant, &book.shared.options.policy) {
         Claim::Take { record, .. } => {
             memory::write(book, &key, &record)?;
-            Entry::End(Box::new(poisoned(book, &ticket, message)))
+            Entry::End { end: Box::new(poisoned(book, &ticket, message)), result: None }
         }
         Claim::Ended { end, is_before } => Entry::EndAgain { end: Box::new(end), set_aside: !is_before },
         Claim::Busy { until } => {

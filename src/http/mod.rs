@@ -17,6 +17,7 @@ pub use self::{
     headers::{date, http_date, retry_after},
     proxy::Route,
 };
+pub use reqwest::{Client, ClientBuilder};
 
 /// How the product names itself to servers.
 pub const USER_AGENT: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
@@ -109,6 +110,22 @@ pub fn client(options: &Options) -> Result<reqwest::Client, Error> {
     client_in(options, &environment)
 }
 
+/// The same client, not yet built, for an adapter that adds rules of its own: checked addresses, for one.
+///
+/// # Errors
+/// As [`client`].
+pub fn builder(options: &Options) -> Result<reqwest::ClientBuilder, Error> {
+    builder_in(options, &environment)
+}
+
+/// The host of the proxy in force, if there is one: it may have a private address.
+///
+/// # Errors
+/// [`Error::Proxy`] when its address cannot be used.
+pub fn proxy_host(options: &Options) -> Result<Option<String>, Error> {
+    Ok(Proxies::resolve(options, &environment)?.host())
+}
+
 /// Which way a request to this address would take, for `doctor`. Credentials of the proxy are hidden.
 ///
 /// # Errors
@@ -122,6 +139,13 @@ fn environment(name: &str) -> Option<String> {
 }
 
 fn client_in(options: &Options, environment: &dyn Fn(&str) -> Option<String>) -> Result<reqwest::Client, Error> {
+    builder_in(options, environment)?.build().map_err(Error::Build)
+}
+
+fn builder_in(
+    options: &Options,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<reqwest::ClientBuilder, Error> {
     let proxies = Proxies::resolve(options, environment)?;
     let mut builder = reqwest::Client::builder()
         .user_agent(USER_AGENT)
@@ -138,7 +162,7 @@ fn client_in(options: &Options, environment: &dyn Fn(&str) -> Option<String>) ->
     if let Some(path) = &options.ca_file {
         builder = builder.tls_certs_merge(company_certificates(path)?);
     }
-    builder.build().map_err(Error::Build)
+    Ok(builder)
 }
 
 fn company_certificates(path: &PathBuf) -> Result<Vec<reqwest::Certificate>, Error> {

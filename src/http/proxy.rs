@@ -56,6 +56,11 @@ impl Proxies {
         (!self.is_exempt(url)).then_some(proxy)
     }
 
+    /// Its host.
+    pub(super) fn host(&self) -> Option<String> {
+        self.proxy.as_ref().and_then(|(url, _)| url.host_str()).map(str::to_owned)
+    }
+
     pub(super) fn route(&self, url: &Url) -> Route {
         match &self.proxy {
             Some((proxy, origin)) if !self.is_exempt(url) => {

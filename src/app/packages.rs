@@ -1,0 +1,356 @@
+//! Packages: sources, checks, blobs and sinks, as the engine asks for them.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use serde_json::{Map, Value};
+
+use super::{keys, settings};
+use crate::{
+    clock,
+    config::Settings,
+    domain::{
+        failure::{Cause, Failure, Kind},
+        ids::Sha256,
+        job::PackageSpec,
+        service::SignedUrl,
+        ticket::{Downloaded, PackageFacts},
+    },
+    engine::ports::{self, Fetch, TransferHooks, Upload},
+    http,
+    package::{preflight, verify},
+    seal::Keyring,
+    telemetry::{Direction, Metrics},
+    transfer::{self, LocalPackage, download, sink::SinkRules, source, upload},
+};
+
+/// Packages whose hashes are remembered from preflight to verification; more are read again.
+const REMEMBERED: usize = 8;
+
+/// Everything that moves packages.
+pub struct Packages {
+    fetcher: source::Fetcher,
+    rules: source::SourceRules,
+    limits: source::Limits,
+    sinks: SinkRules,
+    transfer: transfer::Settings,
+    http: http::Client,
+    keys: Keyring,
+    spool: PathBuf,
+    known: Mutex<VecDeque<(String, LocalPackage)>>,
+    metrics: Metrics,
+}
+
+impl fmt::Debug for Packages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packages").field("rules", &self.rules).field("sinks", &self.sinks).finish_non_exhaustive()
+    }
+}
+
+impl Packages {
+    /// `spool` is a folder of this process alone.
+    ///
+    /// # Errors
+    /// [`Failure::Permanent`] when no client can be built.
+    pub(super) fn new(
+        told: &Settings,
+        http: http::Client,
+        keys: Keyring,
+        spool: PathBuf,
+        metrics: Metrics,
+    ) -> Result<Self, Failure> {
+        let internal = |error: http::Error| Failure::Permanent(Cause::new(Kind::Internal, error.to_string()));
+        let rules = settings::sources(told).map_err(internal)?;
+        let builder = http::builder(&settings::http(told)).map_err(internal)?;
+        Ok(Self {
+            fetcher: source::Fetcher::new(builder, rules.clone())?,
+            rules,
+            limits: settings::source_limits(told),
+            sinks: settings::sinks(told),
+            transfer: settings::transfer(told),
+            http,
+            keys,
+            spool,
+            known: Mutex::default(),
+            metrics,
+        })
+    }
+
+    /// Is this a source that may be read, as far as its text tells?
+    ///
+    /// # Errors
+    /// [`Failure::Permanent`], kind source.
+    pub fn check_source(&self, spec: &PackageSpec) -> Result<(), Failure> {
+        if spec.credential.is_some() {
+            let message = "a credential beside a source is not available in this version; use a signed URL";
+            return Err(Failure::Permanent(Cause::new(Kind::Source, message)));
+        }
+        self.rules.check(&self.open(spec)?)
+    }
+
+    /// Is this a sink that may be written? Makes its folder, so that nothing is missing when the end comes.
+    ///
+    /// # Errors
+    /// [`Failure`], kind sink or local I/O.
+    pub async fn check_sink(&self, folder: &str) -> Result<(), Failure> {
+        let (sinks, folder) = (self.sinks.clone(), folder.to_owned());
+        blocking(move || sinks.resolve(&folder, "probe")).await.map(|_| ())
+    }
+
+    /// The source with its query sealed, as it is stored.
+    ///
+    /// # Errors
+    /// [`crate::seal::Error`].
+    pub fn seal(&self, source: &str) -> Result<String, crate::seal::Error> {
+        keys::seal_source(&self.keys, source)
+    }
+
+    fn open(&self, spec: &PackageSpec) -> Result<String, Failure> {
+        keys::open_source(&self.keys, &spec.source).map_err(|error| {
+            let message = format!("the source's signed query cannot be opened: {error}");
+            Failure::Permanent(Cause::new(Kind::Source, message))
+        })
+    }
+
+    /// The package on this machine; a source that was read before is not read again.
+    async fn local(&self, spec: &PackageSpec, expected: Option<&Sha256>) -> Result<LocalPackage, Failure> {
+        let remembered = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.iter().find(|(source, _)| *source == spec.source).map(|(_, package)| package.clone())
+        };
+        let is_expected = |package: &LocalPackage| expected.is_none_or(|hash| *hash == package.sha256);
+        if let Some(package) = remembered.filter(is_expected) {
+            let check = package.clone();
+            if blocking(move || check.recheck()).await.is_ok() {
+                return Ok(package);
+            }
+        }
+        let url = self.open(spec)?;
+        let spool = self.spool.clone();
+        blocking(move || make(&spool)).await?;
+        let package = self.fetcher.fetch(&url, &self.spool, self.limits).await?;
+        if let Some(expected) = expected.filter(|hash| **hash != package.sha256) {
+            let message = format!("the source changed: its SHA-256 should be {expected} and is {}", package.sha256);
+            return Err(Failure::Permanent(Cause::new(Kind::Source, message)));
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(source, _)| *source != spec.source);
+        known.push_back((spec.source.clone(), package.clone()));
+        if known.len() > REMEMBERED {
+            known.pop_front();
+        }
+        Ok(package)
+    }
+
+    /// Reads and checks a package; what `preflight` and `submit` tell a person in full.
+    ///
+    /// # Errors
+    /// [`Inspection`] keeps the findings apart from other failures.
+    pub async fn look_into(
+        &self,
+        spec: &PackageSpec,
+        product: Option<&Map<String, Value>>,
+    ) -> Result<(PackageFacts, preflight::Report), Inspection> {
+        let package = self.local(spec, spec.sha256.as_ref()).await.map_err(Inspection::Failed)?;
+        let facts = PackageFacts { sha256: package.sha256, size: package.size, files: 0, inf_files: 0 };
+        let (harness, signatures) = wanted(product);
+        let path = package.path.clone();
+        let report = blocking(move || Ok(preflight::check(&path, &harness, &signatures)))
+            .await
+            .map_err(Inspection::Failed)?
+            .map_err(Inspection::Refused)?;
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let facts = PackageFacts { files: count(report.files), inf_files: count(report.inf_files.len()), ..facts };
+        Ok((facts, report))
+    }
+
+    /// Reads and hashes a package without looking into it.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn measure(&self, spec: &PackageSpec) -> Result<PackageFacts, Failure> {
+        let package = self.local(spec, spec.sha256.as_ref()).await?;
+        Ok(PackageFacts { sha256: package.sha256, size: package.size, files: 0, inf_files: 0 })
+    }
+}
+
+/// Why a package was not accepted.
+#[derive(Debug)]
+pub enum Inspection {
+    /// It breaks rules.
+    Refused(preflight::Refusal),
+    /// It could not be read.
+    Failed(Failure),
+}
+
+/// Test harness and OS codes of the product to be made.
+fn wanted(product: Option<&Map<String, Value>>) -> (String, Vec<String>) {
+    let member = |name: &str| product.and_then(|members| members.get(name));
+    let harness = member("testHarness").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let signatures = member("requestedSignatures").and_then(Value::as_array).into_iter().flatten();
+    (harness, signatures.filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
+fn make(folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        let message = format!("the folder {} cannot be made: {error}", folder.display());
+        Failure::Transient(Cause::new(Kind::LocalIo, message))
+    })
+}
+
+/// Runs blocking work on the blocking pool; a panic there becomes a failure here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|broken| {
+        Err(Failure::Permanent(Cause::new(Kind::Internal, format!("work on a file broke off: {broken}"))))
+    })
+}
+
+/// What a transfer asks, answered by the engine; the first URL is the one the engine has at hand.
+struct Hooks<'a, H> {
+    engine: &'a H,
+    first: Mutex<Option<SignedUrl>>,
+}
+
+impl<'a, H> Hooks<'a, H> {
+    const fn new(engine: &'a H, first: SignedUrl) -> Self {
+        Self { engine, first: Mutex::new(Some(first)) }
+    }
+}
+
+impl<H: TransferHooks> transfer::Hooks for Hooks<'_, H> {
+    async fn fresh_url(&self) -> Result<SignedUrl, Failure> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match first {
+            Some(url) => Ok(url),
+            None => self.engine.fresh_url().await,
+        }
+    }
+
+    async fn may_replace(&self) -> bool {
+        self.engine.may_replace().await
+    }
+
+    fn out_of_time(&self) -> bool {
+        self.engine.is_out_of_time()
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        self.engine.progress(done, total);
+    }
+
+    fn chance(&self) -> f64 {
+        clock::chance()
+    }
+}
+
+impl ports::Packages for Packages {
+    async fn inspect(
+        &self,
+        package: &PackageSpec,
+        product: Option<&Map<String, Value>>,
+    ) -> Result<(PackageFacts, Vec<String>), Failure> {
+        self.check_source(package)?;
+        if !package.preflight {
+            return self.measure(package).await.map(|facts| (facts, Vec::new()));
+        }
+        match self.look_into(package, product).await {
+            Ok((facts, report)) => Ok((facts, report.warnings)),
+            Err(Inspection::Failed(failure)) => Err(failure),
+            Err(Inspection::Refused(refusal)) => {
+                Err(Failure::Permanent(Cause::new(Kind::Preflight, refusal.to_string())))
+            }
+        }
+    }
+
+    async fn upload<H: TransferHooks>(
+        &self,
+        package: &PackageSpec,
+        facts: &PackageFacts,
+        slot: SignedUrl,
+        hooks: &H,
+    ) -> Result<Upload, Failure> {
+        let local = self.local(package, Some(&facts.sha256)).await?;
+        let hooks = Hooks::new(hooks, slot);
+        match upload::upload(&self.http, &self.transfer, &local, &hooks).await? {
+            upload::Outcome::Uploaded(uploaded) => {
+                self.metrics.transferred(Direction::Upload, uploaded.sent);
+                Ok(Upload::Done { bytes: local.size })
+            }
+            upload::Outcome::Paused { .. } => Ok(Upload::Paused),
+            upload::Outcome::NotHolder => Ok(Upload::NotHolder),
+        }
+    }
+
+    async fn download<H: TransferHooks>(
+        &self,
+        fetch: &Fetch<'_>,
+        url: SignedUrl,
+        hooks: &H,
+    ) -> Result<Downloaded, Failure> {
+        let (sinks, folder, name) = (self.sinks.clone(), fetch.spec.to.clone(), file_name(fetch));
+        let target = blocking(move || sinks.resolve(&folder, &name)).await?;
+        let wanted = download::Wanted { target, max_bytes: self.limits.max_bytes, overwrite: fetch.spec.overwrite };
+        let hooks = Hooks::new(hooks, url);
+        match download::download(&self.http, &self.transfer, &wanted, &hooks).await? {
+            download::Outcome::Downloaded(file) => {
+                self.metrics.transferred(Direction::Download, file.size);
+                let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());
+                Ok(Downloaded { kind, path, sha256: file.sha256, size: file.size })
+            }
+            download::Outcome::Paused { done } => {
+                let message = format!("the download stopped after {done} bytes and goes on in its next turn");
+                Err(Failure::Transient(Cause::new(Kind::RetryLater, message)))
+            }
+        }
+    }
+
+    async fn verify(&self, signed: &Downloaded, submitted: &PackageSpec, facts: &PackageFacts) -> Result<(), Failure> {
+        let local = self.local(submitted, Some(&facts.sha256)).await?;
+        let (signed, submitted) = (PathBuf::from(&signed.path), local.path.clone());
+        let verified = blocking(move || verify::verify(&signed, &submitted)).await?;
+        for warning in verified.warnings {
+            tracing::warn!(warning, "the signed package was verified in part");
+        }
+        Ok(())
+    }
+}
+
+/// A name that says kind and submission, so that two jobs may share a folder.
+fn file_name(fetch: &Fetch<'_>) -> String {
+    let kind: String = fetch.kind.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let extension = match kind.to_ascii_lowercase().as_str() {
+        "signedpackage" => "zip",
+        "drivermetadata" => "json",
+        "certificationreport" => "pdf",
+        "initialpackage" | "derivedpackage" => "package",
+        _ => "bin",
+    };
+    format!("{kind}-{}.{extension}", fetch.submission)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        ids::{ProductId, SubmissionId},
+        job::DownloadSpec,
+    };
+
+    #[test]
+    fn a_downloads_name_says_kind_and_submission_and_is_a_plain_name() {
+        let spec = DownloadSpec { to: "file:///out/".into(), kinds: Vec::new(), overwrite: false };
+        let name = |kind| {
+            let (product, submission) = (ProductId::new(1), SubmissionId::new(1_152_921_504_606_846_977));
+            file_name(&Fetch { product, submission, kind, spec: &spec })
+        };
+        assert_eq!(name("signedPackage"), "signedPackage-1152921504606846977.zip");
+        assert_eq!(name("driverMetadata"), "driverMetadata-1152921504606846977.json");
+        for kind in ["signedPackage", "../../etc/passwd", "a b"] {
+            assert!(transfer::sink::is_plain_name(&name(kind)), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{
+    demo, output,
+    output::{ColorChoice, OutputFormat},
+    sandbox, submit, worker,
+};
+
+/// Carries driver submissions through Microsoft Partner Center, each job to its end exactly once in effect.
+///
+/// Example: longshore demo
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, propagate_version = true, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(super) struct Global {
+    /// A configuration file; may be repeated, later ones win
+    #[arg(long, short = 'c', value_name = "FILE", global = true, value_hint = clap::ValueHint::FilePath)]
+    pub(super) config: Vec<PathBuf>,
+    /// Tables, one JSON document, or one JSON object a line
+    #[arg(long, value_enum, value_name = "FORM", default_value = "auto", global = true)]
+    pub(super) output: OutputFormat,
+    /// Colour on a terminal, always, or never
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", global = true)]
+    pub(super) color: ColorChoice,
+    /// Show times in UTC
+    #[arg(long, global = true)]
+    pub(super) utc: bool,
+}
+
+/// The nouns and verbs.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Demo(demo::Arguments),
+    Worker(worker::Arguments),
+    Submit(submit::Arguments),
+    Sandbox(sandbox::Arguments),
+}
+
+impl Global {
+    /// The form of results on this stdout.
+    pub(super) fn form(&self, is_terminal: bool) -> output::Form {
+        self.output.decide(is_terminal)
+    }
+}

@@ -1,0 +1,311 @@
+//! Jobs followed to their ends, while a worker of this process works them if nobody else does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::Context,
+    ending,
+    exit::Exit,
+    output::{Form, Row, Rows, duration, size},
+    signals::Signals,
+    stop::Stop,
+};
+use crate::{
+    app::App,
+    clock,
+    domain::{
+        event::{Event, Name},
+        ids::JobKey,
+        step::Step,
+        ticket::StepResult,
+    },
+    embedded::{Embedded, EventFilter, JobView, State},
+};
+
+/// How often the home is asked for news.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why the following of jobs ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Every job has ended.
+    AllEnded,
+    /// The accounts' sign-in is refused: the jobs wait for a person.
+    SignInRefused,
+    /// The deadline and its grace are over.
+    TooLate,
+    /// Ctrl-C.
+    Detached,
+}
+
+/// Jobs and what was seen of them.
+pub(super) struct Watch {
+    keys: BTreeSet<JobKey>,
+    after: u64,
+    seen: BTreeMap<JobKey, Vec<Event>>,
+    refused: BTreeSet<JobKey>,
+}
+
+impl Watch {
+    /// Follows these jobs, what has happened so far included.
+    pub(super) fn new(keys: impl IntoIterator<Item = JobKey>) -> Self {
+        Self { keys: keys.into_iter().collect(), after: 0, seen: BTreeMap::new(), refused: BTreeSet::new() }
+    }
+
+    /// Events of a job so far, oldest first.
+    pub(super) fn events(&self, job: &JobKey) -> &[Event] {
+        self.seen.get(job).map_or(&[], Vec::as_slice)
+    }
+
+    /// What happened since the last time.
+    pub(super) async fn news(&mut self, home: &Embedded) -> Result<Vec<Event>, Stop> {
+        let only = if self.keys.len() == 1 { self.keys.first().cloned() } else { None };
+        let mut news = Vec::new();
+        loop {
+            let page = home.events(self.after, EventFilter { job: only.clone(), ..EventFilter::default() }).await?;
+            let Some((last, _)) = page.last() else { return Ok(news) };
+            self.after = *last;
+            for (_, event) in page {
+                if self.keys.contains(&event.job) {
+                    self.note(&event);
+                    news.push(event);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        let is_refused = event.name == Name::Stuck && event.data.get("sign_in").is_some_and(|word| word == "refused");
+        if is_refused {
+            self.refused.insert(event.job.clone());
+        } else {
+            self.refused.remove(&event.job);
+        }
+        self.seen.entry(event.job.clone()).or_default().push(event.clone());
+    }
+}
+
+/// Works the jobs in this process, beside any other worker, and follows them to their ends.
+pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mut Watch) -> Result<Left, Stop> {
+    let crew = app.worker()?;
+    crew.restrict_to(&watch.keys);
+    let signals = Signals::listen();
+    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
+    let mut working = Box::pin(crew.run(&stop, &now));
+    let left = tokio::select! {
+        _ = &mut working => Err(Stop::internal("the worker of this process ended by itself")),
+        left = follow(context, app, watch, &signals) => left,
+    };
+    // What is under way is finished, unless somebody presses Ctrl-C once more.
+    stop.cancel();
+    tokio::select! {
+        _ = &mut working => {}
+        () = signals.now.cancelled() => {}
+    }
+    left
+}
+
+async fn follow(context: &mut Context, app: &App, watch: &mut Watch, signals: &Signals) -> Result<Left, Stop> {
+    let mut screen = Screen::new(context, watch.keys.len());
+    let grace = app.loaded.settings.waits.parks.after_deadline;
+    loop {
+        for event in watch.news(&app.home).await? {
+            match context.form() {
+                Form::Ndjson => context.out.line(&event.cloud_event())?,
+                Form::Json | Form::Table => {}
+            }
+            screen.event(&event);
+        }
+        let now = clock::moment();
+        let (mut open, mut is_late) = (0, true);
+        for key in &watch.keys {
+            let Some(view) = app.home.job(key).await? else { continue };
+            screen.look(&view);
+            if !view.state().is_end() {
+                open += 1;
+                is_late &= view.summary.deadline.is_some_and(|deadline| now > deadline.after(grace));
+            }
+        }
+        if open == 0 {
+            // The end's own event was written with it.
+            for event in watch.news(&app.home).await? {
+                if context.form() == Form::Ndjson {
+                    context.out.line(&event.cloud_event())?;
+                }
+                screen.event(&event);
+            }
+            return Ok(Left::AllEnded);
+        }
+        if watch.refused.len() >= open {
+            return Ok(Left::SignInRefused);
+        }
+        if is_late {
+            return Ok(Left::TooLate);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = signals.stop.cancelled() => return Ok(Left::Detached),
+        }
+    }
+}
+
+/// The code of a job that was followed so far.
+pub(super) fn exit_of(view: &JobView, watch: &Watch, left: Left) -> Exit {
+    if view.state().is_end() {
+        return ending::exit_of(view, watch.events(&view.summary.key));
+    }
+    match left {
+        Left::SignInRefused => Exit::SignIn,
+        Left::AllEnded | Left::TooLate | Left::Detached => Exit::TimedOut,
+    }
+}
+
+/// The rows on the screen.
+struct Screen {
+    rows: Option<Rows>,
+    shown: BTreeMap<JobKey, Shown>,
+    is_single: bool,
+}
+
+/// What is shown of one job.
+struct Shown {
+    row: Row,
+    is_done: bool,
+    moving_since: Option<Instant>,
+    doing: String,
+    since: Instant,
+}
+
+impl Screen {
+    fn new(context: &Context, jobs: usize) -> Self {
+        // Rows for people only: a script that reads JSON wants a quiet stderr.
+        let is_shown = context.form() == Form::Table || std::io::stderr().is_terminal();
+        Self { rows: is_shown.then(|| context.rows()), shown: BTreeMap::new(), is_single: jobs == 1 }
+    }
+
+    fn of(&mut self, job: &JobKey) -> Option<&mut Shown> {
+        let rows = self.rows.as_ref()?;
+        Some(self.shown.entry(job.clone()).or_insert_with(|| Shown {
+            row: rows.row(job.id.as_str(), job.id.as_str().len().max(12)),
+            is_done: false,
+            moving_since: None,
+            doing: String::new(),
+            since: clock::monotonic(),
+        }))
+    }
+
+    fn event(&mut self, event: &Event) {
+        let Some(told) = tell(event) else { return };
+        let is_single = self.is_single;
+        let rows = self.rows.clone();
+        let Some(shown) = self.of(&event.job) else { return };
+        shown.moving_since = None;
+        if event.name.is_end() {
+            shown.is_done = true;
+            if event.name == Name::Completed { shown.row.done(&told) } else { shown.row.failed(&told) }
+            return;
+        }
+        shown.is_done = false;
+        shown.doing.clone_from(&told);
+        shown.since = clock::monotonic();
+        // One job has room for its whole story: what is done stays above the row that moves.
+        if is_single
+            && event.data.get("done").is_some()
+            && let Some(rows) = rows
+        {
+            rows.row("", 0).done(&told);
+        } else {
+            shown.row.doing(&told);
+        }
+    }
+
+    fn look(&mut self, view: &JobView) {
+        let Some(shown) = self.of(&view.summary.key) else { return };
+        if shown.is_done || view.state() != State::Running {
+            return;
+        }
+        let at = Step::from_number(view.summary.place.step);
+        if let (Some(transfer), Some(Step::Upload | Step::Download)) = (view.transfer, at)
+            && transfer.done < transfer.total
+        {
+            let since = *shown.moving_since.get_or_insert_with(clock::monotonic);
+            shown.row.bytes(transfer.done, Some(transfer.total), clock::monotonic().saturating_duration_since(since));
+        }
+    }
+}
+
+/// An event in words; none for what a person need not see.
+pub(super) fn tell(event: &Event) -> Option<String> {
+    let text = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+    match event.name {
+        Name::Accepted => Some("accepted".to_owned()),
+        Name::Started => Some("started".to_owned()),
+        Name::Refused => Some(format!("refused: {}", text("message").unwrap_or_default())),
+        Name::Throttled => {
+            let wait = event.data.get("wait_seconds").and_then(serde_json::Value::as_f64).unwrap_or_default();
+            let wait = Duration::try_from_secs_f64(wait).unwrap_or_default();
+            Some(format!("throttled, waits {}", duration(wait)))
+        }
+        Name::Stuck if event.data.get("sign_in").is_some() => {
+            Some(format!("sign-in is refused: {}", text("message").unwrap_or_default()))
+        }
+        Name::Stuck => Some(format!("takes longer than usual at {}", text("workflow_step").unwrap_or_default())),
+        Name::Progressed => progressed(event),
+        Name::Completed => Some(completed(event)),
+        Name::Failed | Name::Cancelled | Name::TimedOut | Name::DeadLettered => {
+            let reason = event.data.pointer("/reason/message").and_then(serde_json::Value::as_str);
+            Some(format!("{}: {}", event.name, reason.unwrap_or("no reason was given")))
+        }
+    }
+}
+
+fn progressed(event: &Event) -> Option<String> {
+    let step = event.data.get("step")?.as_str()?;
+    if let Some(done) = event.data.get("done") {
+        let result: StepResult = serde_json::from_value(done.clone()).ok()?;
+        return Some(done_in_words(&result));
+    }
+    if let Some(doubt) = event.data.get("in_doubt").and_then(serde_json::Value::as_str) {
+        return Some(format!("{step}: no usable answer, looking for its effect ({doubt})"));
+    }
+    let workflow = event.data.get("workflow_step").and_then(serde_json::Value::as_str)?;
+    let number = event.data.get("workflow_step_number").and_then(serde_json::Value::as_u64);
+    let number = number.map(|number| format!("step {number}, ")).unwrap_or_default();
+    let state = event.data.get("workflow_state").and_then(serde_json::Value::as_str).unwrap_or("under way");
+    Some(format!("signing      {number}{workflow}, {state}"))
+}
+
+fn done_in_words(result: &StepResult) -> String {
+    let made = |adopted: &bool| if *adopted { "found by a look, adopted" } else { "created" };
+    match result {
+        StepResult::Preflight { package: Some(package), .. } => {
+            format!("package      {}, {} files, {} INF", size(package.size), package.files, package.inf_files)
+        }
+        StepResult::Preflight { package: None, .. } => "package      none to check".to_owned(),
+        StepResult::CreateProduct { id, adopted, .. } => format!("product      {id}, {}", made(adopted)),
+        StepResult::CreateSubmission { id, adopted } => format!("submission   {id}, {}", made(adopted)),
+        StepResult::Upload { bytes } => format!("upload       {}", size(*bytes)),
+        StepResult::Commit { adopted: true } => "commit       found by a look".to_owned(),
+        StepResult::Commit { adopted: false } => "commit       accepted".to_owned(),
+        StepResult::Poll { warning, .. } => {
+            format!("signing      over{}", warning.as_ref().map(|text| format!("; {text}")).unwrap_or_default())
+        }
+        StepResult::Download { files } => format!("download     {} files, verified", files.len()),
+        StepResult::Refused { cause } => format!("refused      {}", cause.message),
+    }
+}
+
+fn completed(event: &Event) -> String {
+    let files = event.data.get("downloads").and_then(serde_json::Value::as_array).map_or(0, Vec::len);
+    match files {
+        0 => "completed".to_owned(),
+        1 => "signed, downloaded, verified".to_owned(),
+        count => format!("signed, {count} files downloaded, verified"),
+    }
+}
