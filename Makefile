@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick test deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick test sim bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -38,6 +38,12 @@ test-quick: ## The tests beside the code, before every commit
 
 test: ## All tests but benches
 	$(CARGO) test --locked
+
+sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
+	SEEDS="$${SEEDS:-5000}" FIRST="$${FIRST:-0}" $(CARGO) test --locked --test sim -- --nocapture
+
+bends: ## Leave out one rule at a time and show the seed that finds it (by hand, minutes each)
+	tests/bends/run.py
 
 deny: ## Supply chain: advisories, licences, bans, sources (ADVISORY_DB: a stored database, for use offline)
 	@.ci/deny

@@ -54,8 +54,8 @@ pub struct ProductQuestion<'a> {
     pub job: &'a JobKey,
     /// The members it sets, its product name included.
     pub members: &'a Map<String, Value>,
-    /// When it was accepted.
-    pub accepted_at: Moment,
+    /// When it was accepted; none when it may have been accepted before, too.
+    pub accepted_at: Option<Moment>,
     /// When its create began, if the turn for the name still proves it.
     pub begun_at: Option<Moment>,
     /// Was memory lost since the create began, or is that unknown?
@@ -106,7 +106,9 @@ impl ProductQuestion<'_> {
             return Standing::NotOurs;
         }
         let created = product.created.map(Moment::from);
-        if created.is_some_and(|created| created.after(self.tolerance) < self.accepted_at) {
+        if let (Some(created), Some(accepted)) = (created, self.accepted_at)
+            && created.after(self.tolerance) < accepted
+        {
             return Standing::NotOurs;
         }
         if Marker::of(self.job, Step::CreateProduct.name()).is_in(&product.name) {
@@ -325,7 +327,7 @@ mod tests {
         ProductQuestion {
             job: &job,
             members: &members,
-            accepted_at: Moment::from_millis(10_000_000),
+            accepted_at: Some(Moment::from_millis(10_000_000)),
             begun_at: begun.map(|s| Moment::from_millis(s * 1_000)),
             is_memory_lost,
             tolerance: Duration::from_secs(300),

@@ -162,7 +162,7 @@ impl Job {
     pub fn work(&self) -> Result<Work, Mistake> {
         match self.kind {
             Kind::Submission => json::decode::<Object<SubmissionSpec>>("spec", self.spec.clone())?.0.into_work(),
-            Kind::Upload => json::decode::<Object<UploadSpec>>("spec", self.spec.clone())?.0.into_work(),
+            Kind::Upload => Ok(json::decode::<Object<UploadSpec>>("spec", self.spec.clone())?.0.into_work()),
             Kind::StatusPoll => json::decode::<Object<StatusPollSpec>>("spec", self.spec.clone())?.0.into_work(),
         }
     }
@@ -468,15 +468,15 @@ fn checked_name(submission: NewSubmission) -> Result<NewSubmission, Mistake> {
 }
 
 impl UploadSpec {
-    fn into_work(self) -> Result<Work, Mistake> {
-        Ok(Work {
+    fn into_work(self) -> Work {
+        Work {
             package: Some(self.package.0),
             product: Target::Existing(self.product.0.id),
             submission: Some(Target::Existing(self.submission.0.id)),
             commit: false,
             wait: Wait::None,
             download: None,
-        })
+        }
     }
 }
 

@@ -252,7 +252,9 @@ mod tests {
         let arrival = Arrival { place: Place::FIRST, hash: Sha256::of(b""), is_intake: false, is_suspect: suspect };
         match claim(&loaded, &arrival, ME, &Policy::default()) {
             Claim::Take { record, .. } => record,
-            other => panic!("{other:?}"),
+            other @ (Claim::OtherContent | Claim::Ended { .. } | Claim::Stale | Claim::Busy { .. }) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -327,6 +329,107 @@ mod tests {
                     prop_assert!(at(now) >= end && look.not_before >= end);
                 }
             }
+        }
+    }
+
+    /// One job's memory and the tickets that were ever published for it.
+    struct Story {
+        memory: Loaded<StepResult, End>,
+        published: Vec<Place>,
+        written: Vec<u16>,
+        claims: u64,
+    }
+
+    impl Story {
+        fn new() -> Self {
+            let birth = Birth { epoch: Epoch(1), at: at(0), is_clean: true };
+            let memory = Loaded { record: None, version: 0, birth, now: at(0), holder_lives: false };
+            let start = Place::FIRST.at_step(Step::CreateProduct.number());
+            // The first ticket was claimed before: a known job, not a lost one.
+            let mut story = Self { memory, published: vec![Place::FIRST, start], written: Vec::new(), claims: 0 };
+            let first = story.receive(Place::FIRST, false);
+            assert!(first.is_some());
+            story
+        }
+
+        /// A worker receives a ticket: its plan, when the place is taken.
+        fn receive(&mut self, place: Place, holder_lives: bool) -> Option<(Claimant, Step, Next)> {
+            self.claims += 1;
+            self.memory.holder_lives = holder_lives;
+            self.memory.now = self.memory.now.after(Duration::from_secs(1_000));
+            let claimant = Claimant { worker: 1, number: self.claims };
+            let arrival = Arrival { place, hash: Sha256::of(b""), is_intake: false, is_suspect: false };
+            let Claim::Take { record, .. } = claim(&self.memory, &arrival, claimant, &Policy::default()) else {
+                return None;
+            };
+            self.memory.record = Some(record.clone());
+            let step = Step::from_number(place.step).unwrap();
+            let plan = next(step, &ticket(), &record, false, self.memory.now, &Waits::default());
+            Some((claimant, step, plan))
+        }
+
+        /// The handler does what its plan says; `fate` decides what comes of a call.
+        fn act(&mut self, place: Place, claimant: Claimant, step: Step, plan: &Next, fate: u8) {
+            let done = Finished::Done(StepResult::Commit { adopted: false });
+            let number = step.number();
+            let was_written = self.written.contains(&number);
+            let outcome = match plan {
+                Next::Call if step == Step::Preflight => Outcome::Finished(done),
+                Next::Call => {
+                    assert!(!was_written, "{step} is written again at {place}");
+                    self.memory.record = Some(begin(&self.memory, claimant, &Policy::default()).unwrap());
+                    match fate % 5 {
+                        0 => Outcome::NotExecuted,
+                        1 => Outcome::Unclear,
+                        2 => {
+                            self.written.push(number);
+                            Outcome::Unclear
+                        }
+                        // The worker dies: the call was made, nothing is recorded.
+                        3 => {
+                            self.written.push(number);
+                            return;
+                        }
+                        _ => {
+                            self.written.push(number);
+                            Outcome::Finished(done)
+                        }
+                    }
+                }
+                Next::Look(_) if was_written => Outcome::Finished(done),
+                Next::Look(look) if look.is_last => Outcome::Absent,
+                Next::Look(_) => Outcome::Nothing,
+                Next::Use(finished) => Outcome::Finished(finished.clone()),
+                Next::Wait(_) | Next::Finish(_) => return,
+            };
+            let is_finished = matches!(outcome, Outcome::Finished(_));
+            let Ok(written) = record(&self.memory, claimant, outcome) else { return };
+            self.memory.record = Some(written);
+            let following = Step::ALL.into_iter().find(|later| *later > step && later.retry_class().needs_begin());
+            match following {
+                Some(later) if is_finished => self.published.push(place.at_step(later.number())),
+                Some(_) | None if !is_finished => self.published.push(place.next_try()),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn replaying_any_prefix_of_a_history_never_repeats_a_finished_write(
+            deliveries in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>(), any::<u8>()), 1..120),
+        ) {
+            let mut story = Story::new();
+            for (which, holder_lives, fate) in deliveries {
+                // Any ticket that was ever in the broker may come again, at any time.
+                let place = *which.get(&story.published);
+                if let Some((claimant, step, plan)) = story.receive(place, holder_lives) {
+                    story.act(place, claimant, step, &plan, fate);
+                }
+            }
+            let mut once = story.written.clone();
+            once.dedup();
+            prop_assert_eq!(once, story.written);
         }
     }
 }

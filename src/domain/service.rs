@@ -102,6 +102,32 @@ pub enum Response {
     Accepted,
 }
 
+impl Response {
+    /// The product, when it is one.
+    #[must_use]
+    pub fn into_product(self) -> Option<Product> {
+        if let Self::Product(product) = self { Some(product) } else { None }
+    }
+
+    /// The page of products, when it is one.
+    #[must_use]
+    pub fn into_products(self) -> Option<Page<Product>> {
+        if let Self::Products(page) = self { Some(page) } else { None }
+    }
+
+    /// The submission, when it is one.
+    #[must_use]
+    pub fn into_submission(self) -> Option<Submission> {
+        if let Self::Submission(submission) = self { Some(*submission) } else { None }
+    }
+
+    /// The page of submissions, when it is one.
+    #[must_use]
+    pub fn into_submissions(self) -> Option<Page<Submission>> {
+        if let Self::Submissions(page) = self { Some(page) } else { None }
+    }
+}
+
 /// A response and what its envelope said.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {

@@ -203,6 +203,9 @@ pub struct Progress {
     /// Things a person said are ours, by step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub adopt: BTreeMap<Step, u64>,
+    /// The job was suspect when it first arrived: it may have been accepted, and have called, long before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_acceptance_in_doubt: bool,
     /// What the producer should know although the job goes on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -28,7 +28,7 @@ use crate::domain::{
 const BUSY_FOR: Duration = Duration::from_secs(10);
 
 /// By how much the wall clock may step back while the memory's clock stands still; beyond, it follows the wall clock.
-const STEP_BACK: Duration = Duration::from_secs(60);
+const STEP_BACK: Duration = Duration::from_mins(1);
 
 /// What all parts of one home share.
 #[derive(Debug)]

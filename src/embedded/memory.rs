@@ -30,20 +30,20 @@ pub(super) fn nothing(connection: &Connection, now: Moment) -> Result<Known, Fau
 
 /// What memory knows of a job.
 ///
-/// The holder of its record lives while a message of the job is taken by the holder's worker, and that worker's lock is
-/// held. Two messages of one job in one worker's hands keep each other's claims alive; that ends with the last of them.
+/// The holder of its record lives while a message of the job is in the hands of the holder's worker, without a gap since
+/// the claim ([`left`]), and that worker's lock is held.
 pub(super) fn load(connection: &Connection, shared: &Shared, job: &JobKey, now: Moment) -> Result<Known, Fault> {
     let mut known = nothing(connection, now)?;
-    let row: Option<(i64, Option<String>)> = connection
-        .prepare_cached("SELECT version, record FROM jobs WHERE job = ?1")?
-        .query_row([job.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
+    let row: Option<(i64, Option<String>, bool)> = connection
+        .prepare_cached("SELECT version, record, holder_gone FROM jobs WHERE job = ?1")?
+        .query_row([job.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let Some((version, record)) = row else { return Ok(known) };
+    let Some((version, record, is_gone)) = row else { return Ok(known) };
     known.version = count(version);
     known.record = record.map(|record| read(&record)).transpose()?;
     if let Some(holder) = known.record.as_ref().and_then(|record| record.holder) {
         let worker = holder.claimant.worker;
-        known.holder_lives = is_at_work(connection, job, worker)? && locks::lives(&shared.workers, worker);
+        known.holder_lives = !is_gone && is_at_work(connection, job, worker)? && locks::lives(&shared.workers, worker);
     }
     Ok(known)
 }
@@ -60,6 +60,21 @@ fn is_at_work(connection: &Connection, job: &JobKey, worker: u128) -> Result<boo
     Ok(found)
 }
 
+/// A message of the job has left a worker's hands: settled, or dropped by a panic. With the last one the worker's claim of
+/// the job is over, also when the same worker takes the message again a moment later.
+///
+/// Two messages of one job in one worker's hands keep each other's claim alive: nothing tells which of them claimed. That
+/// errs on the side of waiting, and ends when both have been parked.
+pub(super) fn left(book: &Book<'_>, job: &str, worker: u128) -> Result<(), Fault> {
+    book.tx
+        .prepare_cached(
+            "UPDATE jobs SET holder_gone = 1 WHERE job = ?1 AND holder = ?2
+                AND NOT EXISTS (SELECT 1 FROM messages WHERE job = ?1 AND taken_by = ?2)",
+        )?
+        .execute((job, worker.to_be_bytes()))?;
+    Ok(())
+}
+
 /// Writes a record over the version that the caller has loaded in this very transaction.
 pub(super) fn write(book: &Book<'_>, job: &JobKey, record: &JobRecord) -> Result<(), Fault> {
     let text = serde_json::to_string(record).map_err(Fault::unreadable("job record"))?;
@@ -70,11 +85,12 @@ pub(super) fn write(book: &Book<'_>, job: &JobKey, record: &JobRecord) -> Result
     book.tx
         .prepare_cached(
             "INSERT INTO jobs (job, account, hash, accepted_at, touched_at, generation, step, try, is_claimed,
-                               wish_at, ended, ended_at, version, record)
-             VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, 1, ?11)
+                               wish_at, ended, ended_at, version, record, holder)
+             VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, 1, ?11, ?12)
              ON CONFLICT (job) DO UPDATE SET
                  touched_at = ?4, generation = ?5, step = ?6, try = ?7, is_claimed = 1,
-                 wish_at = ?8, ended = ?9, ended_at = ?10, version = version + 1, record = ?11",
+                 wish_at = ?8, ended = ?9, ended_at = ?10, version = version + 1, record = ?11,
+                 holder = ?12, holder_gone = 0",
         )?
         .execute(rusqlite::params![
             job.to_string(),
@@ -87,7 +103,8 @@ pub(super) fn write(book: &Book<'_>, job: &JobKey, record: &JobRecord) -> Result
             wish_at,
             ended,
             ended_at,
-            text
+            text,
+            record.holder.map(|holder| holder.claimant.worker.to_be_bytes()),
         ])?;
     if place.generation > 1 {
         // A later generation runs: what an earlier one left in the dead letters can no longer be replayed.

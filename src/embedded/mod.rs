@@ -6,8 +6,8 @@
 //! A step's end is one transaction ([`crate::engine::ports::Queue::settle`]).
 //!
 //! Who is alive: a worker holds an exclusive lock on `workers/<random id>.lock` for as long as its process lives. A claim
-//! is alive while its worker is **and** a message of its job is still taken by that worker: settling, a panic that drops
-//! the delivery, and the death of the process all end the claim in the same transaction that ends the taking.
+//! is alive while its worker is **and** a message of its job has been in that worker's hands ever since: settling, a panic
+//! that drops the delivery, and the death of the process all end the claim in the transaction that ends the taking.
 //!
 //! Left to others: what a job means (`domain`), when to ask (`engine`), sealing of tokens (`identity`). Only this folder
 //! names `rusqlite`.
@@ -94,11 +94,11 @@ impl Options {
         Self {
             data_dir: data_dir.into(),
             policy: claim::Policy::default(),
-            retention: Duration::from_secs(30 * 86_400),
+            retention: Duration::from_hours(30 * 24),
             limits: BTreeMap::new(),
-            turn_for: Duration::from_secs(20 * 60),
-            listing_for: Duration::from_secs(10 * 60),
-            listing_lease: Duration::from_secs(60),
+            turn_for: Duration::from_mins(20),
+            listing_for: Duration::from_mins(10),
+            listing_lease: Duration::from_mins(1),
             sweep: Duration::from_millis(50),
             delivery_limit: 100,
             max_page_count: None,
@@ -238,3 +238,6 @@ fn int(number: impl TryInto<i64>) -> i64 {
 fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use super::{
     dead_letters::{self, Source},
     error::Fault,
     file::{Book, Shared},
-    int, locks, settle,
+    int, locks, memory, settle,
     thread::Waker,
 };
 use crate::{
@@ -112,14 +112,16 @@ impl Returns {
 fn give_back(book: &Book<'_>, back: &Return) -> Result<(), Fault> {
     // One that nobody has seen was not given out: it comes again without a mark.
     let unseen = i64::from(!back.was_seen);
-    let changed = book
+    let given_back: Option<Option<String>> = book
         .tx
         .prepare_cached(
-            "UPDATE messages SET taken_by = NULL, taken = taken - ?4 WHERE id = ?1 AND taken_by = ?2 AND taken = ?3",
+            "UPDATE messages SET taken_by = NULL, taken = taken - ?4 WHERE id = ?1 AND taken_by = ?2 AND taken = ?3
+             RETURNING job",
         )?
-        .execute((back.id, back.worker.to_be_bytes(), back.taken, unseen))?;
-    book.wakes.set(book.wakes.get() || changed > 0);
-    Ok(())
+        .query_row((back.id, back.worker.to_be_bytes(), back.taken, unseen), |row| row.get(0))
+        .optional()?;
+    book.wakes.set(book.wakes.get() || given_back.is_some());
+    given_back.flatten().map_or(Ok(()), |job| memory::left(book, &job, back.worker))
 }
 
 /// A message as it lies in the queue.
@@ -220,6 +222,12 @@ fn next(book: &Book<'_>, lane: Kind, only: Option<&str>) -> Result<Option<i64>, 
     Ok(None)
 }
 
+/// A worker whose lock file was taken away is off the list, and takes nothing more: others count it as dead.
+fn assert_listed(connection: &Connection, shared: &Shared, worker: u128) -> Result<(), Fault> {
+    let is_listed = connection.prepare_cached("SELECT 1 FROM workers WHERE id = ?1")?.exists([worker.to_be_bytes()])?;
+    if is_listed { Ok(()) } else { Err(Fault::LockGone(locks::path(&shared.workers, worker))) }
+}
+
 struct Row {
     taken: i64,
     origin: i64,
@@ -235,9 +243,7 @@ fn take(
     lane: Kind,
     only: Option<&str>,
 ) -> Result<Option<Received<Delivery>>, Fault> {
-    if !book.tx.prepare_cached("SELECT 1 FROM workers WHERE id = ?1")?.exists([worker.to_be_bytes()])? {
-        return Err(Fault::LockGone(locks::path(&book.shared.workers, worker)));
-    }
+    assert_listed(book.tx, book.shared, worker)?;
     while let Some(id) = next(book, lane, only)? {
         let row = book
             .tx
@@ -280,6 +286,7 @@ impl Queue for Worker {
             let (due, now) = {
                 let only = only.clone();
                 self.look(move |connection, shared| {
+                    assert_listed(connection, shared, worker)?;
                     Ok((next_due(connection, lane, only.as_deref())?, shared.now(connection)?))
                 })
                 .await?

@@ -71,6 +71,9 @@ CREATE TABLE jobs (
     ended_at      INTEGER,
     product_id    TEXT,
     submission_id TEXT,
+    -- The worker of the record's holder, and whether that claim is over although the worker lives.
+    holder        BLOB,
+    holder_gone   INTEGER NOT NULL DEFAULT 0,
     version       INTEGER NOT NULL DEFAULT 0,
     record        TEXT
 ) STRICT;
@@ -145,12 +148,11 @@ CREATE TABLE listings (
 CREATE INDEX listings_account ON listings (account, started_at);
 CREATE TABLE listed (
     listing INTEGER NOT NULL REFERENCES listings (id) ON DELETE CASCADE,
-    product TEXT    NOT NULL,
     name    TEXT    NOT NULL,
+    product TEXT    NOT NULL,
     body    TEXT    NOT NULL,
-    PRIMARY KEY (listing, product)
+    PRIMARY KEY (listing, name, product)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX listed_name ON listed (listing, name);
 
 CREATE TABLE buckets (
     account TEXT PRIMARY KEY,
@@ -224,7 +226,7 @@ mod tests {
             ("SELECT count(*) FROM messages WHERE account = 'a' AND lane = 'b'", "messages_account"),
             ("SELECT 1 FROM messages WHERE job = 'a' AND taken_by = x'00'", "messages_"),
             ("SELECT DISTINCT taken_by FROM messages WHERE taken_by IS NOT NULL", "messages_taken"),
-            ("SELECT body FROM listed WHERE listing = 1 AND name = 'a'", "listed_name"),
+            ("SELECT body FROM listed WHERE listing = 1 AND name = 'a'", "PRIMARY KEY (listing=? AND name=?)"),
         ] {
             let plan: Vec<String> = connection
                 .prepare(&format!("EXPLAIN QUERY PLAN {query}"))

@@ -43,6 +43,9 @@ pub(super) fn settle(
     };
     let writes = resolve(&loaded, settlement);
     perform(book, job, delivery.source, &writes)?;
+    if let Some(job) = job {
+        memory::left(book, &job.to_string(), delivery.worker)?;
+    }
     Ok(if writes.is_lost { Settled::Lost } else { Settled::Done })
 }
 

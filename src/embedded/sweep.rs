@@ -16,7 +16,7 @@ use super::{
 };
 
 /// How often old rows are thrown away.
-const TIDY_EVERY: Duration = Duration::from_secs(60);
+const TIDY_EVERY: Duration = Duration::from_mins(1);
 
 /// Starts the thread; it ends with its worker.
 pub(super) fn start(home: &Embedded, me: &Arc<Me>, connection: Connection) -> Result<(), Error> {

@@ -94,15 +94,13 @@ fn unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()).zip(part.get(3..)) {
-            Some((byte, rest)) => {
-                plain.push(char::from(byte));
-                plain.push_str(rest);
-            }
-            None => {
-                plain.push('\\');
-                plain.push_str(part);
-            }
+        let byte = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        if let Some((byte, rest)) = byte.zip(part.get(3..)) {
+            plain.push(char::from(byte));
+            plain.push_str(rest);
+        } else {
+            plain.push('\\');
+            plain.push_str(part);
         }
     }
     plain

@@ -19,28 +19,28 @@ fn text(key: &TurnKey) -> String {
     }
 }
 
-struct Taken {
+struct Standing {
     job: String,
-    taken_at: Moment,
+    since: Moment,
     begun_at: Option<Moment>,
 }
 
 /// The turn as it stands, if it still stands: it is over `turn_for` after its stamp, else after its taking.
-fn standing(book: &Book<'_>, key: &str) -> Result<Option<Taken>, Fault> {
+fn standing(book: &Book<'_>, key: &str) -> Result<Option<Standing>, Fault> {
     let found = book
         .tx
         .prepare_cached("SELECT job, taken_at, begun_at FROM turns WHERE key = ?1")?
         .query_row([key], |row| {
             let begun_at: Option<i64> = row.get(2)?;
-            Ok(Taken {
+            Ok(Standing {
                 job: row.get(0)?,
-                taken_at: Moment::from_millis(row.get(1)?),
+                since: Moment::from_millis(row.get(1)?),
                 begun_at: begun_at.map(Moment::from_millis),
             })
         })
         .optional()?;
     let turn_for = book.shared.options.turn_for;
-    Ok(found.filter(|turn| book.now < turn.begun_at.unwrap_or(turn.taken_at).after(turn_for)))
+    Ok(found.filter(|turn| book.now < turn.begun_at.unwrap_or(turn.since).after(turn_for)))
 }
 
 fn take(book: &Book<'_>, key: &str, job: &str) -> Result<Turn, Fault> {

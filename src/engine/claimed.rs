@@ -80,6 +80,7 @@ pub(super) struct Claimed<'a, P: Ports> {
     is_lost: AtomicBool,
     renewed_ms: AtomicU64,
     gate_ms: AtomicI64,
+    has_begun: AtomicBool,
 }
 
 impl<'a, P: Ports> Claimed<'a, P> {
@@ -92,9 +93,25 @@ impl<'a, P: Ports> Claimed<'a, P> {
     ) -> Self {
         let renewed_ms = AtomicU64::new(millis(anchor.1));
         let key = taken.ticket.key();
-        let is_lost = AtomicBool::new(false);
-        let gate_ms = AtomicI64::new(i64::MIN);
-        Self { ports, settings, taken, key, claimant, record, is_poison, anchor, is_lost, renewed_ms, gate_ms }
+        Self {
+            ports,
+            settings,
+            taken,
+            key,
+            claimant,
+            record,
+            is_poison,
+            anchor,
+            is_lost: AtomicBool::new(false),
+            renewed_ms,
+            gate_ms: AtomicI64::new(i64::MIN),
+            has_begun: AtomicBool::new(false),
+        }
+    }
+
+    /// Has this handler begun a write? Only then does a failure speak of it: a look's own failure proves nothing.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
     }
 
     /// A failure of this handler closed the account's gate, or met it closed.
@@ -164,6 +181,7 @@ impl<'a, P: Ports> Claimed<'a, P> {
             }
             match self.ports.home().swap(&self.key, loaded.birth.epoch, loaded.version, &record).await? {
                 Swapped::Done => {
+                    self.has_begun.store(true, Ordering::Relaxed);
                     self.renewed_ms.store(millis(boot), Ordering::Relaxed);
                     return Ok(Begun { boot });
                 }

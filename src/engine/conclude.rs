@@ -47,8 +47,7 @@ impl<P: Ports> Claimed<'_, P> {
             Err(Stop::Panicked) => self.panicked(),
             Err(Stop::Wait { until, why }) => self.wait(until, &why, is_redelivered),
             Err(Stop::Failed(failure)) => self.failed(failure),
-            // The settlement asks whether the claim holds, and gives back the own ticket, marked, when it does not.
-            Err(Stop::NotHolder) => self.settlement(Entry::Outcome(Outcome::Nothing), Vec::new(), None),
+            Err(Stop::NotHolder) => self.not_holder(),
             Err(Stop::Down(down)) => self.down(&down),
         }
     }
@@ -88,6 +87,9 @@ impl<P: Ports> Claimed<'_, P> {
         ticket.progress.apply(step, &result);
         if matches!(step, Step::CreateProduct | Step::CreateSubmission) {
             ticket.progress.made_at = Some(self.now());
+        }
+        if step == Step::Preflight && self.record.suspect_since.is_some() {
+            ticket.progress.is_acceptance_in_doubt = true;
         }
         self.add_missing_downloads(&mut ticket, &result);
         ticket.note(self.now(), format!("{step} done"));
@@ -243,6 +245,12 @@ impl<P: Ports> Claimed<'_, P> {
         self.settlement(Entry::LetGo, events, Some(ticket))
     }
 
+    /// The claim is lost, or was not renewed in time to trust it: the own ticket goes back, marked, and nothing else.
+    fn not_holder(&self) -> Settlement {
+        let ticket = self.ticket().clone().parked(self.now()).suspected(true);
+        self.settlement(Entry::LetGoIfHeld, Vec::new(), Some(ticket))
+    }
+
     /// The memory does not answer: the own ticket goes back, marked; nothing is rejected and nothing looked up.
     fn down(&self, down: &Unavailable) -> Settlement {
         let mut ticket = self.ticket().clone();
@@ -315,13 +323,18 @@ impl<P: Ports> Claimed<'_, P> {
         }
     }
 
+    /// What a failure says of the step's write: nothing, when this handler has not begun it.
+    fn of_write(&self, outcome: Outcome<StepResult>) -> Entry {
+        Entry::Outcome(if self.has_begun() { outcome } else { Outcome::Nothing })
+    }
+
     /// Not executed: the same call in its next try.
     fn again(&self, failure: &Failure, due: Moment, attempts: u32) -> Settlement {
         let mut ticket = self.ticket().clone();
         ticket.note(self.now(), failure.to_string());
         ticket.attempts = attempts;
         let ticket = ticket.next_try(self.capped(due));
-        self.settlement(Entry::Outcome(Outcome::NotExecuted), Vec::new(), Some(ticket))
+        self.settlement(self.of_write(Outcome::NotExecuted), Vec::new(), Some(ticket))
     }
 
     /// No usable answer: the look decides.
@@ -331,7 +344,7 @@ impl<P: Ports> Claimed<'_, P> {
         let told = json!({ "step": self.step(), "in_doubt": failure.to_string() });
         let event = self.event(Name::Progressed, n::PROGRESSED, told);
         let ticket = ticket.next_try(self.capped(due)).suspected(true);
-        self.settlement(Entry::Outcome(Outcome::Unclear), vec![event], Some(ticket))
+        self.settlement(self.of_write(Outcome::Unclear), vec![event], Some(ticket))
     }
 
     fn given_up(&self, failure: &Failure) -> Settlement {

@@ -72,7 +72,9 @@ pub fn read<D>(received: &Received<D>, now: Moment) -> Message {
                 job: Some(taken.ticket.key()),
                 problem: format!("a new job stands at {}, not at its first place", taken.ticket.place),
             },
-            message => message,
+            message @ (Message::Ticket(_) | Message::Control(_) | Message::Newer | Message::Unreadable { .. }) => {
+                message
+            }
         },
         Origin::Return => read_ticket(&received.body),
     }

@@ -11,7 +11,7 @@ use crate::domain::{
     failure::Failure,
     ids::ProductId,
     plan::Look,
-    service::{Product, Request, Response, Submission},
+    service::{Product, Request, Submission},
     step::{QuotaClass, Step},
     ticket::StepResult,
     time::Moment,
@@ -89,7 +89,7 @@ impl<P: Ports> Claimed<'_, P> {
         let question = ProductQuestion {
             job: &self.key,
             members: &members,
-            accepted_at: self.ticket().accepted_at,
+            accepted_at: Some(self.ticket().accepted_at).filter(|_| !self.ticket().progress.is_acceptance_in_doubt),
             begun_at,
             is_memory_lost: self.record.suspect_since.is_some() || begun_at.is_none(),
             tolerance: self.settings.clock_tolerance.0,
@@ -116,10 +116,8 @@ impl<P: Ports> Claimed<'_, P> {
         let mut evidence = ProductEvidence { product, owner, submissions: None };
         if evidence.owner.is_none() && evidence.product.created.is_none() {
             let request = Request::GetProduct(evidence.product.id);
-            match self.read(QuotaClass::Write, &request).await?.response {
-                Response::Product(product) => evidence.product = product,
-                other => return Err(unexpected("getProduct", &other)),
-            }
+            let answer = self.read(QuotaClass::Write, &request).await?;
+            evidence.product = answer.response.into_product().ok_or_else(|| unexpected("getProduct"))?;
         }
         if question.needs_submissions(&evidence) {
             evidence.submissions = Some(self.all_submissions(evidence.product.id).await?);
@@ -159,9 +157,7 @@ impl<P: Ports> Claimed<'_, P> {
                     return Err(stop);
                 }
             };
-            let Response::Products(page) = page.response else {
-                return Err(unexpected("listProducts", &page.response));
-            };
+            let page = page.response.into_products().ok_or_else(|| unexpected("listProducts"))?;
             next = page.next;
             if !home.add_page(account, &self.key, &page.items, next.as_ref()).await? {
                 let until = self.now().after(self.settings.parks.listing);
@@ -190,13 +186,10 @@ impl<P: Ports> Claimed<'_, P> {
         let (mut all, mut next) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
             let request = Request::ListSubmissions { product, next };
-            match self.read(QuotaClass::Write, &request).await?.response {
-                Response::Submissions(page) => {
-                    all.extend(page.items);
-                    next = page.next;
-                }
-                other => return Err(unexpected("listSubmissions", &other)),
-            }
+            let answer = self.read(QuotaClass::Write, &request).await?;
+            let page = answer.response.into_submissions().ok_or_else(|| unexpected("listSubmissions"))?;
+            all.extend(page.items);
+            next = page.next;
             if next.is_none() {
                 break;
             }

@@ -45,7 +45,7 @@ enum Claiming<'a, P: Ports> {
     /// The place is ours.
     Taken(Box<Claimed<'a, P>>),
     /// There is nothing to do but this.
-    Settle(Settlement),
+    Settle(Box<Settlement>),
 }
 
 impl<P: Ports> Worker<P> {
@@ -67,12 +67,14 @@ impl<P: Ports> Worker<P> {
         let now = self.ports.clock().wall();
         let taken = match intake::read(&received, now) {
             Message::Ticket(taken) => *taken,
-            other => return self.handle_other(received, other, now).await,
+            other @ (Message::Control(_) | Message::Newer | Message::Unreadable { .. }) => {
+                return self.handle_other(received, other, now).await;
+            }
         };
         crash::point(taken.step, Edge::AfterReceive);
         let (job, step) = (taken.ticket.key(), taken.step);
         let settlement = match self.claim(&taken, &received).await {
-            Ok(Claiming::Settle(settlement)) => settlement,
+            Ok(Claiming::Settle(settlement)) => *settlement,
             Ok(Claiming::Taken(claimed)) => {
                 crash::point(step, Edge::AfterClaim);
                 // A panic is this job's own: it is caught here, where the delivery is still ours to settle.
@@ -146,7 +148,7 @@ impl<P: Ports> Worker<P> {
         for _ in 0..SWAPS {
             let settle = |entry, events, next| {
                 let received = Some(Box::new(ticket.clone()));
-                Ok(Claiming::Settle(Settlement { received, claimant: None, entry, events, next }))
+                Ok(Claiming::Settle(Box::new(Settlement { received, claimant: None, entry, events, next })))
             };
             match claim::claim(&loaded, &arrival, claimant, &self.settings.claim) {
                 Claim::OtherContent => {

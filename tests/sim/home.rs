@@ -65,7 +65,6 @@ impl SimHome {
             let rate = state.mix.confirm_lost;
             state.strike(rate, "confirm lost")
         };
-        self.world.changed.notify_waiters();
         self.world.edge(self.who, what).await;
         if is_lost { Err(lost("broker")) } else { Ok(()) }
     }
@@ -95,6 +94,7 @@ impl Drop for SimDelivery {
             message.taken_by = None;
             message.is_redelivered = true;
             message.due = now.after(Duration::from_secs(1));
+            state.has_news = true;
         }
     }
 }

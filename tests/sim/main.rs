@@ -5,6 +5,7 @@
 
 #![allow(
     missing_docs,
+    unreachable_pub,
     clippy::pedantic,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,6 +40,7 @@ fn number(name: &str, default: u64) -> u64 {
 fn every_job_of_every_seed_ends_exactly_once() {
     let (count, first) = (number("SEEDS", 5_000), number("FIRST", 0));
     let is_traced = number("TRACE", 0) > 0;
+    let stop_at = number("STOP_AT", 5) as usize;
     let began = Instant::now();
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
@@ -49,7 +51,7 @@ fn every_job_of_every_seed_ends_exactly_once() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count || failures.lock().unwrap().len() >= 5 {
+                    if seed >= first + count || failures.lock().unwrap().len() >= stop_at {
                         return;
                     }
                     match catch_unwind(|| run::seed(seed, is_traced && seed == first)) {

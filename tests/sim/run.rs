@@ -263,6 +263,8 @@ fn verdict(world: &World, jobs: &[Ticket]) -> Vec<String> {
                 let is_expected = match reason.as_str() {
                     "cancelled" => state.mix.cancels,
                     "deadline" => state.mix.deadlines,
+                    // Five workers in a row can be lost to kills and freezes alone.
+                    "poison" => state.struck >= 5,
                     // Without memory, or with lists that lag beyond the last look, only a person can tell.
                     "needs-person" => {
                         state.memory_losses > 0

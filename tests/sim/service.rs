@@ -52,7 +52,7 @@ enum Plot {
 impl SimService {
     fn plot(&self) -> Plot {
         let mut state = self.world.lock();
-        let mix = state.mix.clone();
+        let mix = state.mix;
         if state.strike(mix.throttle, "429") {
             let seconds = state.faults.between(1, 90);
             return Plot::Throttled { told: state.faults.happens(0.7).then(|| Duration::from_secs(seconds)) };
@@ -246,7 +246,6 @@ fn make_submission(
         product,
         name: name.to_owned(),
         kind,
-        by: job.clone(),
         blob: None,
         committed: None,
         signed_after: Duration::from_secs(state.order.between(30, 600)),

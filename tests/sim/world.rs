@@ -25,7 +25,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::chance::Chance;
 
 /// How often each kind of fault strikes; 0 when it is off in this seed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Mix {
     pub kill: f64,
     pub cut: f64,
@@ -141,7 +141,6 @@ pub struct MadeSubmission {
     pub product: ProductId,
     pub name: String,
     pub kind: SubmissionKind,
-    pub by: JobKey,
     pub blob: Option<JobKey>,
     pub committed: Option<Moment>,
     pub signed_after: Duration,
@@ -157,7 +156,6 @@ pub struct Effects {
 }
 
 pub struct State {
-    pub seed: u64,
     pub mix: Mix,
     pub order: Chance,
     pub faults: Chance,
@@ -179,6 +177,8 @@ pub struct State {
     pub struck: u32,
     pub dead: BTreeSet<u64>,
     pub inside: u32,
+    /// The queue changed: whoever waits for a message must look again.
+    pub has_news: bool,
     pub hash: u64,
     pub is_traced: bool,
     pub trace: Vec<String>,
@@ -203,7 +203,6 @@ impl World {
         let mix = Mix::draw(&mut faults);
         let birth = Birth { epoch: Epoch(1), at: Moment::from_millis(BASE), is_clean: !mix.starts_unclean };
         let state = State {
-            seed,
             mix,
             order: Chance::new(seed, 1),
             faults,
@@ -225,6 +224,7 @@ impl World {
             struck: 0,
             dead: BTreeSet::new(),
             inside: 0,
+            has_news: false,
             hash: 0xcbf2_9ce4_8422_2325,
             is_traced,
             trace: Vec::new(),
@@ -244,12 +244,15 @@ impl World {
 
     /// A port's edge: time passes, and a fault may strike whoever stands there.
     pub async fn edge(&self, who: u64, what: &'static str) {
-        let (delay, fate) = {
+        let (delay, fate, has_news) = {
             let mut state = self.lock();
             let fate = state.fate(who, what);
-            (Duration::from_millis(state.order.between(1, 40)), fate)
+            let has_news = std::mem::take(&mut state.has_news);
+            (Duration::from_millis(state.order.between(1, 40)), fate, has_news)
         };
-        self.changed.notify_waiters();
+        if has_news {
+            self.changed.notify_waiters();
+        }
         match fate {
             Fate::Nothing => {}
             Fate::Killed => {
@@ -270,11 +273,16 @@ impl State {
     /// Everything that happens goes into one hash: the same seed gives the same hash, everywhere.
     pub fn note(&mut self, what: &str) {
         let at = self.start.elapsed().as_millis() as u64;
-        for byte in at.to_le_bytes().iter().chain(what.as_bytes()) {
-            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.mix_in(&at.to_le_bytes());
+        self.mix_in(what.as_bytes());
         if self.is_traced {
             self.trace.push(format!("{:>10.3} {what}", at as f64 / 1_000.0));
+        }
+    }
+
+    fn mix_in(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
@@ -291,27 +299,31 @@ impl State {
     }
 
     fn fate(&mut self, who: u64, what: &str) -> Fate {
-        self.note(&format!("w{who} {what}"));
-        let mix = self.mix.clone();
-        if self.strike(mix.kill, "kill") {
+        self.mix_in(&who.to_le_bytes());
+        self.mix_in(what.as_bytes());
+        if self.is_traced {
+            self.trace.push(format!("{:>10.3} w{who} {what}", self.start.elapsed().as_secs_f64()));
+        }
+        let Mix { kill, cut, loss, older, freeze, .. } = self.mix;
+        if self.strike(kill, "kill") {
             self.kills += 1;
             self.dead.insert(who);
             self.give_back(who, "killed");
             return Fate::Killed;
         }
-        if self.strike(mix.cut, "cut") {
+        if self.strike(cut, "cut") {
             self.give_back(who, "cut off");
         }
-        if self.strike(mix.loss, "memory lost") {
+        if self.strike(loss, "memory lost") {
             self.store = Store::default();
             self.reborn();
         }
-        if self.strike(mix.older, "older memory") && !self.snapshots.is_empty() {
+        if self.strike(older, "older memory") && !self.snapshots.is_empty() {
             let pick = self.faults.below(self.snapshots.len() as u64) as usize;
             self.store = self.snapshots[pick].clone();
             self.reborn();
         }
-        if self.strike(mix.freeze, "frozen") {
+        if self.strike(freeze, "frozen") {
             let span = Duration::from_secs(self.faults.between(5, 400));
             if span > Duration::from_secs(60) {
                 self.give_back(who, "frozen");
@@ -339,6 +351,7 @@ impl State {
             returned.push(message.id);
         }
         for id in returned {
+            self.has_news = true;
             self.note(&format!("m{id} given back: w{who} {why}"));
         }
     }
@@ -347,6 +360,7 @@ impl State {
         let id = self.next_message;
         self.next_message += 1;
         self.note(&format!("m{id} published to {lane}, due in {:?}", due.since(self.now())));
+        self.has_news = true;
         self.messages.insert(id, Message { id, body, origin, lane, due, is_redelivered: false, taken_by: None });
     }
 

@@ -8,7 +8,7 @@ use crate::{
         failure::{Cause, Failure, Kind},
         ids::Marker,
         job::Target,
-        service::{NewProduct, Request, Response},
+        service::{NewProduct, Request},
         step::Step,
         ticket::StepResult,
     },
@@ -23,15 +23,11 @@ impl<P: Ports> Claimed<'_, P> {
         let members = self.product_members()?;
         let turns = [self.name_turn(&members)];
         let request = Request::CreateProduct(NewProduct { members });
-        match self.write(&turns, &request).await?.response {
-            Response::Product(product) => {
-                // ORDER: the owner is written before the result is recorded; only then is the turn over.
-                self.ports.home().own(&self.key.account, product.id, &self.key).await?;
-                let (id, shared_id) = (product.id, product.shared_id);
-                Ok(Did::done(StepResult::CreateProduct { id, shared_id, adopted: false }))
-            }
-            other => Err(unexpected("createProduct", &other)),
-        }
+        let answer = self.write(&turns, &request).await?;
+        let product = answer.response.into_product().ok_or_else(|| unexpected("createProduct"))?;
+        // ORDER: the owner is written before the result is recorded; only then is the turn over.
+        self.ports.home().own(&self.key.account, product.id, &self.key).await?;
+        Ok(Did::done(StepResult::CreateProduct { id: product.id, shared_id: product.shared_id, adopted: false }))
     }
 
     /// The body that is sent: the members as written, the name marked when that is switched on.

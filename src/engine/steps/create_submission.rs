@@ -6,7 +6,7 @@ use crate::{
         failure::{Cause, Failure, Kind},
         ids::Marker,
         job::{NewSubmission, Target},
-        service::{Request, Response},
+        service::Request,
         step::Step,
         ticket::StepResult,
     },
@@ -24,12 +24,8 @@ impl<P: Ports> Claimed<'_, P> {
         let request = Request::CreateSubmission { product, name: wanted.name, kind: wanted.kind };
         let answer = self.write(&turns, &request).await;
         self.give_turns_back(&turns).await;
-        match answer?.response {
-            Response::Submission(submission) => {
-                Ok(Did::done(StepResult::CreateSubmission { id: submission.id, adopted: false }))
-            }
-            other => Err(unexpected("createSubmission", &other)),
-        }
+        let submission = answer?.response.into_submission().ok_or_else(|| unexpected("createSubmission"))?;
+        Ok(Did::done(StepResult::CreateSubmission { id: submission.id, adopted: false }))
     }
 
     /// The submission that is sent: the name marked unless that is switched off.

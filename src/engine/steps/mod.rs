@@ -19,7 +19,7 @@ use crate::domain::{
     ids::{ProductId, SubmissionId},
     job::Target,
     plan::Ending,
-    service::{Request, Response, Submission},
+    service::{Request, Submission},
     step::{QuotaClass, Step},
     ticket::{StepResult, Watch},
     time::Moment,
@@ -111,10 +111,8 @@ impl<P: Ports> Claimed<'_, P> {
     /// Reads the submission singly.
     pub(super) async fn get_submission(&self, class: QuotaClass) -> Result<Submission, Stop> {
         let (product, submission) = self.submission_ids()?;
-        match self.read(class, &Request::GetSubmission { product, submission }).await?.response {
-            Response::Submission(read) => Ok(*read),
-            other => Err(unexpected("getSubmission", &other)),
-        }
+        let answer = self.read(class, &Request::GetSubmission { product, submission }).await?;
+        answer.response.into_submission().ok_or_else(|| unexpected("getSubmission"))
     }
 
     /// The handler's time is up: the same place again, soon.
@@ -132,14 +130,8 @@ fn missing(what: &str) -> Stop {
     Stop::Failed(Failure::Permanent(Cause::new(Kind::Internal, format!("the ticket lacks {what}"))))
 }
 
-pub(super) fn unexpected(operation: &str, response: &Response) -> Stop {
-    let kind = match response {
-        Response::Product(_) => "a product",
-        Response::Products(_) => "a list of products",
-        Response::Submission(_) => "a submission",
-        Response::Submissions(_) => "a list of submissions",
-        Response::Accepted => "an empty answer",
-    };
-    let message = format!("{operation} was answered with {kind}");
+/// An answer of another kind than was asked for: our own mistake.
+pub(super) fn unexpected(operation: &str) -> Stop {
+    let message = format!("{operation} was answered with something else than was asked for");
     Stop::Failed(Failure::Permanent(Cause::new(Kind::Internal, message)))
 }

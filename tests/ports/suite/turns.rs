@@ -1,0 +1,69 @@
+//! Turns and owners.
+
+use std::time::Duration;
+
+use longshore::{
+    domain::{
+        ids::{AccountName, ProductId},
+        time::Moment,
+    },
+    engine::ports::{Memory, Turn, TurnKey, Turns},
+};
+
+use crate::harness::{Harness, account, key};
+
+const FREE: Turn = Turn::Ours { begun_at: None };
+
+pub(crate) async fn a_turn_is_for_one_job_until_it_is_given_back<H: Harness>() {
+    let harness = H::fresh().await;
+    let (one, _) = harness.worker().await;
+    let (two, _) = harness.worker().await;
+    let name = TurnKey::Name(account(), "NIC, \"2nd\" édition".to_owned());
+    let product = TurnKey::Product(account(), ProductId::new(14_300_000_000_000_001));
+    let stranger = TurnKey::Name(AccountName::parse("fabrikam").unwrap(), "NIC, \"2nd\" édition".to_owned());
+    assert_eq!(one.take_turn(&name, &key("a")).await.unwrap(), FREE);
+    assert_eq!(two.take_turn(&name, &key("b")).await.unwrap(), Turn::Held);
+    assert_eq!(two.take_turn(&name, &key("a")).await.unwrap(), FREE);
+    for other in [&product, &stranger] {
+        assert_eq!(two.take_turn(other, &key("b")).await.unwrap(), FREE);
+    }
+    two.end_turn(&name, &key("b")).await.unwrap();
+    assert_eq!(two.take_turn(&name, &key("b")).await.unwrap(), Turn::Held);
+    one.end_turn(&name, &key("a")).await.unwrap();
+    assert_eq!(two.take_turn(&name, &key("b")).await.unwrap(), FREE);
+    assert_eq!(one.take_turn(&name, &key("a")).await.unwrap(), Turn::Held);
+}
+
+pub(crate) async fn a_stamp_stays_with_its_turn_and_expires_with_it<H: Harness>() {
+    let harness = H::fresh().await;
+    let (home, _) = harness.worker().await;
+    let name = TurnKey::Name(account(), "NIC".to_owned());
+    let now = home.load(&key("a")).await.unwrap().now;
+    assert!(!home.stamp_turn(&name, &key("a"), now).await.unwrap(), "nobody has taken it");
+    home.take_turn(&name, &key("a")).await.unwrap();
+    assert!(!home.stamp_turn(&name, &key("b"), now).await.unwrap(), "it is another's");
+    assert!(home.stamp_turn(&name, &key("a"), now).await.unwrap());
+    let stamped = Turn::Ours { begun_at: Some(now) };
+    assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), stamped);
+    harness.advance(Duration::from_mins(19)).await;
+    assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), Turn::Held);
+    assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), stamped);
+    harness.advance(Duration::from_mins(2)).await;
+    assert!(!home.stamp_turn(&name, &key("a"), Moment::default()).await.unwrap(), "it is over");
+    assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), FREE, "an expired mark proves nothing");
+    harness.advance(Duration::from_mins(21)).await;
+    assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), FREE);
+}
+
+pub(crate) async fn the_first_fact_about_an_owner_stays<H: Harness>() {
+    let harness = H::fresh().await;
+    let (one, _) = harness.worker().await;
+    let (two, _) = harness.worker().await;
+    let product = ProductId::new(u64::MAX);
+    assert_eq!(one.owner(&account(), product).await.unwrap(), None);
+    one.own(&account(), product, &key("a")).await.unwrap();
+    two.own(&account(), product, &key("b")).await.unwrap();
+    one.own(&account(), product, &key("a")).await.unwrap();
+    assert_eq!(two.owner(&account(), product).await.unwrap(), Some(key("a")));
+    assert_eq!(two.owner(&account(), ProductId::new(1)).await.unwrap(), None);
+}

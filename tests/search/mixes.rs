@@ -1,0 +1,167 @@
+//! The mixes of faults that are searched, and which of them finds which rule that is left out.
+
+use crate::{
+    job::Mix,
+    rules::Rule,
+    turns::{TurnRule, Turns},
+    world::Faults,
+};
+
+const NO_FAULTS: Faults = Faults {
+    kills: 0,
+    cuts: 0,
+    lost_answers: 0,
+    throttles: 0,
+    losses: 0,
+    duplicates: 0,
+    twice: 0,
+    retries: 0,
+    failovers: 0,
+    splits: 0,
+    ends: 0,
+    deadlines: 0,
+    cancels: 0,
+    panics: 0,
+};
+
+const ONE_CREATE: Mix = Mix {
+    name: "",
+    creates: 1,
+    workers: &[0, 1],
+    faults: NO_FAULTS,
+    is_quota_scarce: false,
+    early_looks: 1,
+    is_every_park_marked: false,
+    poison_after: 5,
+    at_least: 0,
+};
+
+const TWO_CREATES: Mix = Mix { creates: 2, ..ONE_CREATE };
+
+/// One job; the numbers of states are those of the day when the mix was written, less a tenth.
+pub(crate) const MIXES: [Mix; 11] = [
+    Mix {
+        name: "kill, cut, lost answer, 429",
+        faults: Faults { kills: 1, cuts: 1, lost_answers: 1, throttles: 1, ..NO_FAULTS },
+        at_least: 340_000,
+        ..ONE_CREATE
+    },
+    Mix {
+        name: "kill, cut, lost answer; both handlers in one worker",
+        workers: &[0, 0],
+        faults: Faults { kills: 1, cuts: 1, lost_answers: 1, ..NO_FAULTS },
+        at_least: 210_000,
+        ..ONE_CREATE
+    },
+    Mix {
+        name: "two creates: kill, loss of memory, cut",
+        faults: Faults { kills: 1, cuts: 1, losses: 1, ..NO_FAULTS },
+        at_least: 490_000,
+        ..TWO_CREATES
+    },
+    Mix {
+        name: "two creates: kill, loss, duplicate, ticket twice",
+        faults: Faults { kills: 1, losses: 1, duplicates: 1, twice: 1, ..NO_FAULTS },
+        early_looks: 0,
+        at_least: 580_000,
+        ..TWO_CREATES
+    },
+    Mix {
+        name: "fail-over that keeps the birth mark, duplicate",
+        workers: &[0, 1, 2],
+        faults: Faults { failovers: 1, duplicates: 1, ..NO_FAULTS },
+        at_least: 7_000,
+        ..ONE_CREATE
+    },
+    Mix {
+        name: "two creates: the same fail-over, kill, 429, no permit",
+        faults: Faults { failovers: 1, kills: 1, throttles: 1, ..NO_FAULTS },
+        is_quota_scarce: true,
+        at_least: 800_000,
+        ..TWO_CREATES
+    },
+    Mix {
+        name: "cancel, loss, cut",
+        faults: Faults { cancels: 1, losses: 1, cuts: 1, ..NO_FAULTS },
+        at_least: 120_000,
+        ..ONE_CREATE
+    },
+    Mix {
+        name: "end, retry, kill, loss",
+        faults: Faults { ends: 1, retries: 1, kills: 1, losses: 1, ..NO_FAULTS },
+        at_least: 55_000,
+        ..ONE_CREATE
+    },
+    Mix {
+        name: "split memory, cut, duplicate",
+        faults: Faults { splits: 1, cuts: 1, duplicates: 1, ..NO_FAULTS },
+        at_least: 550_000,
+        ..ONE_CREATE
+    },
+    Mix {
+        name: "deadline, 2 kills, cut",
+        faults: Faults { deadlines: 1, kills: 2, cuts: 1, ..NO_FAULTS },
+        at_least: 290_000,
+        ..ONE_CREATE
+    },
+    Mix {
+        name: "2 panics, kill, lost answer; poison at the second",
+        faults: Faults { panics: 2, kills: 1, lost_answers: 1, ..NO_FAULTS },
+        poison_after: 2,
+        at_least: 100_000,
+        ..ONE_CREATE
+    },
+];
+
+/// The mixes in which memory is lost while copies of a first ticket wait: with every parked ticket marked.
+pub(crate) fn with_every_park_marked() -> [Mix; 2] {
+    [3, 4].map(|n| Mix { is_every_park_marked: true, ..MIXES[n] })
+}
+
+/// The mix that finds a rule left out soonest.
+pub(crate) const fn finder(rule: Rule) -> usize {
+    match rule {
+        Rule::StaleIsDropped
+        | Rule::PlaceIsTakenAtClaim
+        | Rule::LaterTryKeeps
+        | Rule::AbsenceOnlyInLastLook
+        | Rule::NextTicketBeforeAck => 0,
+        Rule::HolderIsOneClaim => 1,
+        Rule::SuspectForTheRest | Rule::SuspectWhenMarked => 2,
+        Rule::SuspectPastFirstPlace | Rule::GraceOutlastsParks => 3,
+        Rule::OtherEpochIsUnknown | Rule::BirthMarkIsWrittenAnew | Rule::SuspectInGrace | Rule::AbsenceIsRecorded => 4,
+        Rule::PauseOfLostRecord => 6,
+        Rule::AnnounceAgain | Rule::SetAsideAgain | Rule::SuspectOfGeneration | Rule::DoubtOutlivesGeneration => 7,
+        Rule::FirstEndStays => 9,
+    }
+}
+
+/// Name turns: two jobs that create a product of one name.
+pub(crate) const TURNS: [Turns; 2] = [
+    Turns {
+        name: "name turns, two jobs: kill, lost answer, 429, loss",
+        is_dated: true,
+        faults: [1, 1, 1, 1],
+        without: None,
+        at_least: 900_000,
+    },
+    Turns {
+        name: "the same without createdDateTime: kill, lost answer, loss",
+        is_dated: false,
+        faults: [1, 1, 0, 1],
+        without: None,
+        at_least: 290_000,
+    },
+];
+
+/// The mix of [`TURNS`] that finds a rule left out.
+pub(crate) const fn turn_finder(rule: TurnRule) -> usize {
+    match rule {
+        TurnRule::MarkProvesInItsTurnOnly | TurnRule::OpenIsForAPerson => 0,
+        TurnRule::CreatesTakeTurns
+        | TurnRule::LookTakesTheTurn
+        | TurnRule::OwnerIsWritten
+        | TurnRule::OwnerBeforeTurnIsOver
+        | TurnRule::EqualityInLastLookOnly => 1,
+    }
+}
