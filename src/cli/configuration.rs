@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{
     context::Context,
+    doctor,
     exit::Exit,
     output::{Form, Mark, Problem},
     stop::{Outcome, Stop},
@@ -41,8 +42,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Outcome {
             let shown = loaded.show();
             match context.form() {
                 Form::Table => {
-                    let text = context.style.text("").into_owned() + &shown.to_toml();
-                    context.out.text(&text)?;
+                    context.out.text(&shown.to_toml())?;
                 }
                 Form::Json | Form::Ndjson => context.out.document(&shown.to_json())?,
             }
@@ -62,8 +62,8 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Outcome {
             let files: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
             if context.form() == Form::Table {
                 let files = if files.is_empty() { "no file: the defaults".to_owned() } else { files.join(", ") };
-                let accounts = loaded.settings.accounts.len();
-                let mut text = format!("{files} · {accounts} accounts · no mistakes");
+                let accounts = doctor::counted(loaded.settings.accounts.len(), "account");
+                let mut text = format!("{files} · {accounts} · no mistakes");
                 if let Some(origin) = worker::shortened(&loaded) {
                     text.push_str(&format!(" · waits are shortened by {origin}: for the sandbox only"));
                 }

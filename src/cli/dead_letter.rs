@@ -7,7 +7,7 @@ use super::{
     context::Context,
     exit::Exit,
     intake, job,
-    output::{Column, Form, Paint, Problem, Table, duration},
+    output::{Column, Form, Paint, Problem, Table},
     stop::{Outcome, Stop},
 };
 use crate::{
@@ -35,8 +35,14 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     List(List),
+    /// Shows why something was set aside, its candidates, and how to decide
+    ///
+    /// Example: longshore dead-letter show nic-4711
     Show(Named),
     Replay(Replay),
+    /// Throws a dead letter away for good; its job keeps its end
+    ///
+    /// Example: longshore dead-letter discard nic-4711
     Discard(Named),
 }
 
@@ -54,8 +60,6 @@ struct List {
 }
 
 /// One dead letter.
-///
-/// Example: longshore dead-letter show nic-4711
 #[derive(Debug, Args)]
 struct Named {
     /// Its number, or its job: ID or ACCOUNT/ID
@@ -145,9 +149,9 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
             let columns = [
                 Column::whole("NUMBER").number(),
                 Column::whole("JOB"),
-                Column::new("ACCOUNT").leaves(3),
+                Column::whole("ACCOUNT").leaves(3),
                 Column::whole("CLASS"),
-                Column::new("AGE").number().leaves(1),
+                Column::whole("AGE").number().leaves(1),
                 Column::new("WHY").leaves(4),
             ];
             let mut table = Table::new(&columns, "no dead letters: nothing waits for a person");
@@ -158,7 +162,7 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
                     (letter.job.as_ref().map(|job| job.id.to_string()).unwrap_or_default(), None),
                     (letter.job.as_ref().map(|job| job.account.to_string()).unwrap_or_default(), None),
                     (letter.class.to_string(), Some(Paint::Bad)),
-                    (duration(job::coarse(now.since(letter.at))), Some(Paint::Dim)),
+                    (job::age(now.since(letter.at)), Some(Paint::Dim)),
                     (letter.message.clone(), None),
                 ]);
             }

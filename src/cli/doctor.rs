@@ -92,6 +92,11 @@ async fn restored(context: &mut Context, app: &App) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// `1 job`, `2 jobs`.
+pub(super) fn counted(count: usize, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}
+
 fn configuration(app: &App) -> Finding {
     let files: Vec<String> = app.loaded.files.iter().map(|file| file.display().to_string()).collect();
     let files = if files.is_empty() { "no file".to_owned() } else { files.join(", ") };
@@ -103,7 +108,7 @@ fn configuration(app: &App) -> Finding {
     let shortened = worker::shortened(&app.loaded).map(|origin| format!(", waits shortened by {origin}"));
     Finding::good(
         "configuration",
-        format!("{files}, {accounts} accounts, no unknown keys{}", shortened.unwrap_or_default()),
+        format!("{files}, {}, no unknown keys{}", counted(accounts, "account"), shortened.unwrap_or_default()),
     )
 }
 
@@ -215,8 +220,11 @@ async fn quota(app: &App, name: &AccountName) -> Finding {
         job: None,
     };
     let throttled = app.home.events(0, filter).await.map(|events| events.len()).unwrap_or_default();
-    let throttled =
-        if throttled == 0 { String::new() } else { format!("; throttled {throttled} times in what is kept") };
+    let throttled = if throttled == 0 {
+        String::new()
+    } else {
+        format!("; throttled {} in what is kept", counted(throttled, "time"))
+    };
     Finding::good(
         "quota",
         format!(
@@ -240,15 +248,14 @@ async fn home(app: &App) -> Result<Finding, Stop> {
     let oldest = oldest.map(|(_, at)| format!(", the oldest from {} ago", duration(now.since(at))));
     let running = match workers.len() {
         0 => "no worker running".to_owned(),
-        1 => "1 worker running".to_owned(),
-        count => format!("{count} workers running"),
+        count => format!("{} running", counted(count, "worker")),
     };
     let text = format!(
-        "{file}, {}, {} jobs{}, {} dead letters, local disk · {running}",
+        "{file}, {}, {}{}, {}, writable · {running}",
         size(held.bytes),
-        held.jobs,
+        counted(usize::try_from(held.jobs).unwrap_or(usize::MAX), "job"),
         oldest.unwrap_or_default(),
-        held.dead_letters,
+        counted(usize::try_from(held.dead_letters).unwrap_or(usize::MAX), "dead letter"),
     );
     Ok(Finding::good("home", text))
 }

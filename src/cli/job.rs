@@ -42,7 +42,15 @@ pub(super) struct Arguments {
 enum Verb {
     List(List),
     Show(Show),
+    /// Follows a job to its end, working it in this process if no worker does
+    ///
+    /// Example: longshore job watch nic-4711
     Watch(Named),
+    /// Wishes a job cancelled; it ends when its present call is answered
+    ///
+    /// What was made at the service remains there. Works the job itself for ten seconds when no worker does.
+    ///
+    /// Example: longshore job cancel nic-4711
     Cancel(Named),
     Retry(Retry),
 }
@@ -81,9 +89,7 @@ struct Show {
     job: String,
 }
 
-/// Follows a job to its end, or wishes it cancelled.
-///
-/// Example: longshore job watch nic-4711
+/// A job.
 #[derive(Debug, Args)]
 struct Named {
     /// The job: ID, or ACCOUNT/ID
@@ -199,11 +205,11 @@ fn table(context: &Context, jobs: &[JobSummary]) -> Table {
     let mut table = Table::new(
         &[
             Column::whole("ID"),
-            Column::new("KIND").leaves(2),
-            Column::new("ACCOUNT").leaves(4),
+            Column::whole("KIND").leaves(2),
+            Column::whole("ACCOUNT").leaves(4),
             Column::whole("STATE"),
-            Column::new("STEP").leaves(3),
-            Column::new("AGE").number().leaves(1),
+            Column::whole("STEP").leaves(3),
+            Column::whole("AGE").number().leaves(1),
             Column::new("NEXT").leaves(5),
         ],
         "no jobs here · longshore submit FILE hands one in",
@@ -219,16 +225,17 @@ fn table(context: &Context, jobs: &[JobSummary]) -> Table {
             (job.key.account.to_string(), None),
             (job.state.to_string(), Some(paint(job.state))),
             (step.to_owned(), None),
-            (duration(coarse(now.since(job.accepted_at))), Some(Paint::Dim)),
+            (age(now.since(job.accepted_at)), Some(Paint::Dim)),
             (next, None),
         ]);
     }
     table
 }
 
-/// An age without its tenths.
-pub(super) fn coarse(span: Duration) -> Duration {
-    if span < Duration::from_secs(10) { Duration::from_secs(span.as_secs().max(1)) } else { span }
+/// An age, which needs no tenths.
+pub(super) fn age(span: Duration) -> String {
+    let seconds = span.as_secs();
+    if seconds < 10 { format!("{seconds} s") } else { duration(Duration::from_secs(seconds)) }
 }
 
 /// The colour of a state.

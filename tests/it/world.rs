@@ -1,0 +1,173 @@
+//! A sandbox, a home and a configuration of one test's own, and the program run on them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use assert_cmd::Command;
+use longshore::{
+    config,
+    package::cabinet::{self, NewFile},
+    sandbox::{Account, Fault, Options, Sandbox},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A run of the program, ended.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("the program prints UTF-8");
+        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Its stdout as one JSON document.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}\n{}", self.out, self.err))
+    }
+
+    /// Fails with all that was printed when the code is another one.
+    pub(crate) fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) folder: TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl World {
+    /// A fast sandbox and the configuration for it.
+    pub(crate) fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["builds", "signed"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "of-this-test-alone-0123456789").unwrap();
+        let mut account =
+            Account::new("contoso", "11111111-2222-4333-8444-555555555555", "66666666-7777-4888-8999-aaaaaaaaaaaa")
+                .with_secret("of-this-test-alone-0123456789");
+        account.secret_reference = Some(format!("file:{}", secret.display()));
+        let options =
+            Options { step_duration: Duration::from_millis(20), accounts: vec![account], ..Options::default() };
+        let sandbox = runtime.block_on(Sandbox::start(options)).unwrap();
+        let world = Self { sandbox, folder, _runtime: runtime };
+        std::fs::write(world.path("waits.toml"), config::SANDBOX).unwrap();
+        let roots = |name: &str| format!("[{}]", Value::from(world.path(name).display().to_string()));
+        let own = format!(
+            "{}\n[home]\ndata_dir = \"home\"\n[sources]\nroots = {}\n[sinks]\nroots = {}\n",
+            world.sandbox.overlay(),
+            roots("builds"),
+            roots("signed"),
+        );
+        std::fs::write(world.path("own.toml"), own).unwrap();
+        world
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The program, with no configuration but the given one, and nothing of the person who runs the test.
+    pub(crate) fn bare(&self) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("longshore"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LONGSHORE") || name.contains("PROXY")) {
+            command.env_remove(name);
+        }
+        command.current_dir(self.folder.path());
+        for name in ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
+            command.env(name, self.folder.path());
+        }
+        command.timeout(Duration::from_secs(120));
+        command
+    }
+
+    /// Runs it on the sandbox.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        self.run_with(arguments, "")
+    }
+
+    /// The same, with this on its stdin.
+    pub(crate) fn run_with(&self, arguments: &[&str], stdin: &str) -> Ran {
+        let mut command = self.bare();
+        command.args(["--config", "waits.toml", "--config", "own.toml"]).args(arguments).write_stdin(stdin);
+        Ran::of(command.output().unwrap())
+    }
+
+    /// Runs it as it is, without a configuration.
+    pub(crate) fn run_bare(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.bare().args(arguments).output().unwrap())
+    }
+
+    /// A real cabinet below the sources' root.
+    pub(crate) fn cabinet(&self, name: &str) -> PathBuf {
+        let path = self.path("builds").join(name);
+        write_cabinet(&path);
+        path
+    }
+
+    /// A job that can be handed in.
+    pub(crate) fn job(&self, id: &str) -> Value {
+        let cabinet = self.cabinet(&format!("{id}.cab"));
+        json!({
+            "id": id,
+            "kind": "submission",
+            "account": "contoso",
+            "spec": {
+                "package": { "source": url::Url::from_file_path(cabinet).unwrap() },
+                "product": { "create": {
+                    "productName": format!("Product of {id}"),
+                    "testHarness": "attestation",
+                    "deviceType": "internalExternal",
+                    "requestedSignatures": ["WINDOWS_v100_X64_GE_FULL"],
+                } },
+                "submission": { "create": { "name": id, "type": "initial" } },
+                "download": { "to": url::Url::from_directory_path(self.path("signed")).unwrap() },
+            },
+        })
+    }
+
+    /// Hands a job in on stdin.
+    pub(crate) fn submit(&self, job: &Value, flags: &[&str]) -> Ran {
+        let arguments: Vec<&str> = ["submit", "-"].iter().chain(flags).copied().collect();
+        self.run_with(&arguments, &job.to_string())
+    }
+
+    pub(crate) fn fault(&self, fault: Fault) {
+        self.sandbox.fault(fault).unwrap();
+    }
+
+    /// Nothing was stored here, nothing was called there.
+    pub(crate) fn assert_untouched(&self, case: &str) {
+        let jobs = self.run(&["job", "list"]).ended(0).json();
+        assert_eq!(jobs["jobs"], json!([]), "{case}: something was stored");
+        assert_eq!(self.sandbox.journal(), json!([]), "{case}: something was called");
+        let left: Vec<_> = std::fs::read_dir(self.path("signed")).unwrap().collect();
+        assert!(left.is_empty(), "{case}: something was written: {left:?}");
+    }
+}
+
+/// A cabinet that passes preflight.
+pub(crate) fn write_cabinet(path: &Path) {
+    const INF: &[u8] = b"[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Net\r\nProvider=%C%\r\n\
+        DriverVer=11/21/2026,1.0.0.0\r\n[Manufacturer]\r\n%C%=C,NTamd64\r\n[Strings]\r\nC=\"Contoso\"\r\n";
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let binary = [b"MZ".as_slice(), name.as_bytes()].concat();
+    let files = vec![
+        NewFile { path: "nic/nic.inf".into(), content: Box::new(INF) },
+        NewFile { path: "nic/nic.sys".into(), content: Box::new(std::io::Cursor::new(binary)) },
+    ];
+    cabinet::write(files, path).unwrap();
+}
