@@ -208,7 +208,11 @@ impl Screen {
         shown.moving_since = None;
         if event.name.is_end() {
             shown.is_done = true;
-            if event.name == Name::Completed { shown.row.done(&told) } else { shown.row.failed(&told) }
+            if event.name == Name::Completed {
+                shown.row.done(&told)
+            } else {
+                shown.row.failed(&told)
+            }
             return;
         }
         shown.is_done = false;
