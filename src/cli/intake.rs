@@ -80,9 +80,9 @@ pub(super) fn read(files: &[String]) -> Result<Vec<Text>, Stop> {
             (file.clone(), bounded(opened, file)?)
         };
         let may_hold_lines = file == "-"
-            || Path::new(file).extension().is_some_and(|end| {
-                end.eq_ignore_ascii_case("ndjson") || end.eq_ignore_ascii_case("jsonl")
-            });
+            || Path::new(file)
+                .extension()
+                .is_some_and(|end| end.eq_ignore_ascii_case("ndjson") || end.eq_ignore_ascii_case("jsonl"));
         texts.extend(if may_hold_lines { lines(&place, bytes) } else { vec![Text { place, bytes }] });
     }
     if texts.is_empty() {
@@ -97,7 +97,9 @@ fn bounded(input: impl std::io::Read, name: &str) -> Result<Vec<u8>, Stop> {
     let read = std::io::Read::read_to_end(&mut std::io::Read::take(input, MOST_INPUT + 1), &mut bytes);
     let problem = match read {
         Ok(_) if u64::try_from(bytes.len()).unwrap_or(u64::MAX) <= MOST_INPUT => return Ok(bytes),
-        Ok(_) => Problem::new(format!("{name} is too large")).what(format!("at most {MOST_INPUT} bytes are read at once")),
+        Ok(_) => {
+            Problem::new(format!("{name} is too large")).what(format!("at most {MOST_INPUT} bytes are read at once"))
+        }
         Err(error) => Problem::new(format!("{name} cannot be read")).what(error_words(&error)),
     };
     Err(Stop::input(problem.next("hand the jobs in by smaller parts")))
@@ -116,7 +118,9 @@ fn lines(place: &str, bytes: Vec<u8>) -> Vec<Text> {
         .filter(|(_, line)| line.iter().any(|byte| !byte.is_ascii_whitespace()))
         .collect();
     let is_list = filled.len() > 1
-        && filled.first().is_some_and(|(_, line)| line.trim_ascii().starts_with(b"{") && line.trim_ascii().ends_with(b"}"));
+        && filled
+            .first()
+            .is_some_and(|(_, line)| line.trim_ascii().starts_with(b"{") && line.trim_ascii().ends_with(b"}"));
     if is_list {
         return filled
             .into_iter()
@@ -188,8 +192,7 @@ fn refused(job: &Job, code: &str, exit: Exit, problem: Problem) -> Box<Refused> 
         next_step: problem.next.join("; "),
         retryable: false,
     };
-    let result =
-        JobResult::refused(Some(job.id.to_string()), Some(job.account.to_string()), Some(job.kind), error);
+    let result = JobResult::refused(Some(job.id.to_string()), Some(job.account.to_string()), Some(job.kind), error);
     Box::new(Refused { exit, problem, result })
 }
 
@@ -230,11 +233,7 @@ fn check_account(app: &App, job: &Job) -> Result<(), Box<Refused>> {
     })
 }
 
-async fn check_package(
-    app: &App,
-    job: &Job,
-    work: &Work,
-) -> Result<(Option<PackageFacts>, Vec<String>), Box<Refused>> {
+async fn check_package(app: &App, job: &Job, work: &Work) -> Result<(Option<PackageFacts>, Vec<String>), Box<Refused>> {
     let Some(package) = &work.package else { return Ok((None, Vec::new())) };
     let unreadable = |failure: &Failure| {
         let next = "name a package that can be read: file:///… below [sources] roots, or https: from [sources] hosts";
@@ -252,12 +251,9 @@ async fn check_package(
     match app.packages.look_into(package, product).await {
         Ok((facts, report)) => Ok((Some(facts), report.warnings)),
         Err(Inspection::Failed(failure)) => Err(unreadable(&failure)),
-        Err(Inspection::Refused(refusal)) => Err(refused(
-            job,
-            "preflight",
-            Exit::Input,
-            preflight_problem(&file_of(&package.source), &refusal),
-        )),
+        Err(Inspection::Refused(refusal)) => {
+            Err(refused(job, "preflight", Exit::Input, preflight_problem(&file_of(&package.source), &refusal)))
+        }
     }
 }
 
@@ -340,9 +336,8 @@ fn ticket(app: &App, checked: &Checked) -> Result<Ticket, Stop> {
 
 /// The job that somebody names: `id`, or `account/id` when several accounts have it.
 pub(super) fn key(accounts: &[AccountName], named: &str) -> Result<Vec<JobKey>, Stop> {
-    let malformed = |why: String| {
-        Stop::input(Problem::new(format!("{named:?} is no job id")).what(why).next("longshore job list"))
-    };
+    let malformed =
+        |why: String| Stop::input(Problem::new(format!("{named:?} is no job id")).what(why).next("longshore job list"));
     if let Some((account, id)) = named.split_once('/') {
         let account = AccountName::parse(account).map_err(|error| malformed(error.to_string()))?;
         let id = JobId::parse(id).map_err(|error| malformed(error.to_string()))?;

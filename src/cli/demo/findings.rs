@@ -89,6 +89,8 @@ impl Findings {
             let took = took(watch.events(&key)).map(duration).unwrap_or_default();
             let text = if broken.is_empty() {
                 format!("{:<30} {took:>7}   {}", "signed, downloaded, verified", note.unwrap_or_default())
+                    .trim_end()
+                    .to_owned()
             } else {
                 broken.first().cloned().unwrap_or_default()
             };

@@ -53,7 +53,7 @@ impl Table {
                 sandbox.address()
             ))
             .into_owned();
-        let titles = format!("    {:<NAME$} {:<TROUBLE$} now", "driver", "what goes wrong");
+        let titles = format!("  {:<NAME$} {:<TROUBLE$} now", "driver", "what goes wrong");
         let is_live = style.is_live && context.aside.is_live;
         if !is_machine(context) {
             context.out.text(&format!("{head}\n\n{}\n", style.paint(Paint::Dim, &titles)))?;
@@ -63,8 +63,8 @@ impl Table {
         let rows = drivers
             .iter()
             .map(|driver| {
-                let label = format!("  {:<NAME$} {:<TROUBLE$}", driver.name, driver.trouble.words());
-                let mut row = rows.row(&label, NAME + TROUBLE + 3);
+                let label = format!("{:<NAME$} {:<TROUBLE$}", driver.name, driver.trouble.words());
+                let mut row = rows.row(&label, NAME + TROUBLE + 1);
                 if is_live {
                     row.waiting("waits for a worker");
                 }
@@ -92,7 +92,11 @@ impl Table {
     pub(super) fn look(&mut self, view: &JobView) {
         let Some(shown) = self.rows.get_mut(&view.summary.key) else { return };
         let is_moving = matches!(Step::from_number(view.summary.place.step), Some(Step::Upload | Step::Download));
-        let Some(transfer) = view.transfer.filter(|_| is_moving && view.state() == State::Running) else { return };
+        let Some(transfer) =
+            view.transfer.filter(|_| is_moving && view.state() == State::Running).filter(watch::is_fresh)
+        else {
+            return;
+        };
         if !shown.is_over && transfer.done < transfer.total {
             let since = *shown.moving_since.get_or_insert_with(clock::monotonic);
             let span = clock::monotonic().saturating_duration_since(since);
