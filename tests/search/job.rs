@@ -1,9 +1,9 @@
 //! One job, its handlers and all that can happen to them: the engine's order, with `domain/claim.rs` deciding.
 //!
-//! A handler follows the order of docs/protocol.md: receive, claim, (result: use it; in doubt: look; else permit, begin, call), record, end
-//! event, next ticket, set aside, ack, let go. Load and swap are two transitions; a swap that is refused decides again on
-//! what it brings. Left to the simulation: workers that stand still between two steps of their own, so a handler whose
-//! worker neither died nor lost its connection keeps its lease; waits and their lengths.
+//! A handler follows the order of docs/protocol.md: receive, claim, (result: use it; in doubt: look; else permit, begin,
+//! call), record, end event, set aside or next ticket, ack, let go. Load and swap are two transitions; a swap that is
+//! refused decides again on what it brings. Left to the simulation: workers that stand still between two steps of their
+//! own, so a handler whose worker neither died nor lost its connection keeps its lease; waits and their lengths.
 
 use longshore::domain::claim::{self, Arrival, Claim, Claimant, Denied, Finished, Outcome, Policy, Record};
 
@@ -453,7 +453,7 @@ impl Job {
             before if before == slot.then => {}
             // What is left: docs/protocol.md, section 9. Work that stands counts, whatever else was announced.
             before if world.is_memory_lost && (world.is_cut_off_at_end[generation] || self.mix.may_copies_end_anew) => {
-                next.announced[generation] = before.min(slot.then)
+                next.announced[generation] = before.min(slot.then);
             }
             _ => next.broken = broken::SECOND_END,
         }
