@@ -1,6 +1,6 @@
 //! One job, its handlers and all that can happen to them: the engine's order, with `domain/claim.rs` deciding.
 //!
-//! A handler follows the order of docs/protocol.md: receive, claim, (result: use it; in doubt: look; else permit, begin,
+//! A handler follows the order of docs/protocol.md: receive, claim, (use a result; look in doubt; else permit, begin,
 //! call), record, end event, set aside or next ticket, ack, let go. Load and swap are two transitions; a swap that is
 //! refused decides again on what it brings. Left to the simulation: workers that stand still between two steps of their
 //! own, so a handler whose worker neither died nor lost its connection keeps its lease; waits and their lengths.
