@@ -79,7 +79,7 @@ impl<P: Ports> Worker<P> {
                 crash::point(step, Edge::AfterClaim);
                 // A panic is this job's own: it is caught here, where the delivery is still ours to settle.
                 let turn = AssertUnwindSafe(self.carry_out(&claimed)).catch_unwind().await;
-                claimed.conclude(turn.unwrap_or(Err(Stop::Panicked)), received.is_redelivered)
+                claimed.conclude(turn.unwrap_or(Err(Stop::Panicked)))
             }
             Err(down) => self.give_back(&taken.ticket, &down, now),
         };
@@ -164,7 +164,7 @@ impl<P: Ports> Worker<P> {
                 Claim::Stale => return settle(Entry::Nothing, Vec::new(), Next::Nothing),
                 Claim::Busy { until } => {
                     let until = self.ports.home().busy_until(until, loaded.now);
-                    let parked = ticket.clone().parked(until).suspected(arrival.is_suspect);
+                    let parked = ticket.clone().parked(until).suspected(true);
                     return settle(Entry::Nothing, Vec::new(), Next::Ticket(Box::new(parked)));
                 }
                 Claim::Take { record, is_poison, is_takeover } => {

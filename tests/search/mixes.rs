@@ -44,27 +44,27 @@ pub(crate) const MIXES: [Mix; 11] = [
     Mix {
         name: "kill, cut, lost answer, 429",
         faults: Faults { kills: 1, cuts: 1, lost_answers: 1, throttles: 1, ..NO_FAULTS },
-        at_least: 340_000,
+        at_least: 300_000,
         ..ONE_CREATE
     },
     Mix {
         name: "kill, cut, lost answer; both handlers in one worker",
         workers: &[0, 0],
         faults: Faults { kills: 1, cuts: 1, lost_answers: 1, ..NO_FAULTS },
-        at_least: 210_000,
+        at_least: 180_000,
         ..ONE_CREATE
     },
     Mix {
         name: "two creates: kill, loss of memory, cut",
         faults: Faults { kills: 1, cuts: 1, losses: 1, ..NO_FAULTS },
-        at_least: 490_000,
+        at_least: 430_000,
         ..TWO_CREATES
     },
     Mix {
         name: "two creates: kill, loss, duplicate, ticket twice",
         faults: Faults { kills: 1, losses: 1, duplicates: 1, twice: 1, ..NO_FAULTS },
         early_looks: 0,
-        at_least: 580_000,
+        at_least: 500_000,
         ..TWO_CREATES
     },
     Mix {
@@ -78,7 +78,7 @@ pub(crate) const MIXES: [Mix; 11] = [
         name: "two creates: the same fail-over, kill, 429, no permit",
         faults: Faults { failovers: 1, kills: 1, throttles: 1, ..NO_FAULTS },
         is_quota_scarce: true,
-        at_least: 800_000,
+        at_least: 700_000,
         ..TWO_CREATES
     },
     Mix {
@@ -96,13 +96,13 @@ pub(crate) const MIXES: [Mix; 11] = [
     Mix {
         name: "split memory, cut, duplicate",
         faults: Faults { splits: 1, cuts: 1, duplicates: 1, ..NO_FAULTS },
-        at_least: 550_000,
+        at_least: 480_000,
         ..ONE_CREATE
     },
     Mix {
         name: "deadline, 2 kills, cut",
         faults: Faults { deadlines: 1, kills: 2, cuts: 1, ..NO_FAULTS },
-        at_least: 290_000,
+        at_least: 250_000,
         ..ONE_CREATE
     },
     Mix {
@@ -168,7 +168,7 @@ pub(crate) const TURNS: [Turns; 2] = [
         is_dated: false,
         faults: [1, 1, 0, 1],
         without: None,
-        at_least: 290_000,
+        at_least: 250_000,
     },
 ];
 
