@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint check test-quick test sim bends deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick test sim bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -8,6 +8,10 @@ WINDOWS := x86_64-pc-windows-gnu
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Five drivers from files to signed packages, through five kinds of trouble: needs nothing but this toolchain
+	$(CARGO) build --locked
+	@"$(TARGET)/debug/longshore" demo
 
 build: ## Build the program, optimised, as target/release/longshore
 	$(CARGO) build --release --locked

@@ -80,8 +80,9 @@ fn credential(
                 Some(key) => key.resolve(&format!("{at}.key"))?,
                 None => pem.clone(),
             };
-            let certificate = Certificate::from_pem(pem.expose_secret(), &key_pem, algorithm)
-                .map_err(|error| Unusable::Certificate { key: format!("{at}.certificate"), problem: error.to_string() })?;
+            let certificate = Certificate::from_pem(pem.expose_secret(), &key_pem, algorithm).map_err(|error| {
+                Unusable::Certificate { key: format!("{at}.certificate"), problem: error.to_string() }
+            })?;
             Ok(identity::Credential::Certificate(Box::new(certificate)))
         }
         config::Credential::FederatedTokenFile(_) => Err(not_yet("a federated token")),

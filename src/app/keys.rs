@@ -105,9 +105,9 @@ pub fn seal_source(keys: &Keyring, source: &str) -> Result<String, seal::Error> 
 /// # Errors
 /// [`seal::Error`] when it was sealed with a key that is gone, or for another place.
 pub fn open_source(keys: &Keyring, source: &str) -> Result<String, seal::Error> {
-    let Some((place, sealed)) = source.split_once('?').and_then(|(place, query)| {
-        query.strip_prefix(SEALED).map(|sealed| (place, sealed))
-    }) else {
+    let Some((place, sealed)) =
+        source.split_once('?').and_then(|(place, query)| query.strip_prefix(SEALED).map(|sealed| (place, sealed)))
+    else {
         return Ok(source.to_owned());
     };
     let query = keys.open(sealed, associated(place).as_bytes())?;

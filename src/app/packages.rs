@@ -92,13 +92,13 @@ impl Packages {
         self.rules.check(&self.open(spec)?)
     }
 
-    /// Is this a sink that may be written? Makes its folder, so that nothing is missing when the end comes.
+    /// Is this a folder that downloads may be written to? Makes nothing.
     ///
     /// # Errors
     /// [`Failure`], kind sink or local I/O.
     pub async fn check_sink(&self, folder: &str) -> Result<(), Failure> {
         let (sinks, folder) = (self.sinks.clone(), folder.to_owned());
-        blocking(move || sinks.resolve(&folder, "probe")).await.map(|_| ())
+        blocking(move || sinks.permit(&folder)).await
     }
 
     /// The source with its query sealed, as it is stored.

@@ -75,12 +75,14 @@ impl Service {
         {
             return Ok(Arc::clone(identity));
         }
-        let refused = |message: String, next: &str| SignIn::Refused { message, next: next.to_owned(), again: FETCH_AGAIN };
+        let refused =
+            |message: String, next: &str| SignIn::Refused { message, next: next.to_owned(), again: FETCH_AGAIN };
         let Some(account) = self.settings.accounts.get(name) else {
             return Err(refused(format!("account {name} is not configured"), "configure it: longshore config show"));
         };
-        let fresh = identity(&self.settings, name, account)
-            .map_err(|unusable| refused(unusable.to_string(), "mend the account's credential, then: longshore auth test"))?;
+        let fresh = identity(&self.settings, name, account).map_err(|unusable| {
+            refused(unusable.to_string(), "mend the account's credential, then: longshore auth test")
+        })?;
         let fresh = Arc::new(fresh);
         known.insert(name.clone(), (now, Arc::clone(&fresh)));
         Ok(fresh)
@@ -94,7 +96,9 @@ impl Service {
                 next: refusal.next_step,
                 again: self.settings.identity.refused_for,
             }),
-            Err(error @ SignInError::Throttled { wait }) => Err(SignIn::Later { message: error.to_string(), again: wait }),
+            Err(error @ SignInError::Throttled { wait }) => {
+                Err(SignIn::Later { message: error.to_string(), again: wait })
+            }
             Err(error @ SignInError::Transient { .. }) => {
                 let again = LATER.min(self.settings.identity.backoff_cap);
                 Err(SignIn::Later { message: error.to_string(), again })

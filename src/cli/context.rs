@@ -59,8 +59,7 @@ impl Context {
         if let Some(filter) = quiet.filter(|_| is_default).and_then(config::LogFilter::parse) {
             told.log = filter;
         }
-        let looks =
-            telemetry::Looks { is_terminal: self.aside.is_terminal, is_coloured: self.aside.is_coloured };
+        let looks = telemetry::Looks { is_terminal: self.aside.is_terminal, is_coloured: self.aside.is_coloured };
         telemetry::start(&told, looks).map_err(|error| Stop::internal(error.to_string()))?;
         Ok(loaded)
     }

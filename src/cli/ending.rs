@@ -11,11 +11,7 @@ use crate::{
 pub(super) fn exit_of(view: &JobView, events: &[Event]) -> Exit {
     let Some(end) = &view.end else {
         return match view.state() {
-            State::Accepted
-            | State::Running
-            | State::Waiting
-            | State::Cancelling
-            | State::Completed => Exit::Done,
+            State::Accepted | State::Running | State::Waiting | State::Cancelling | State::Completed => Exit::Done,
             State::Cancelled => Exit::Cancelled,
             State::TimedOut => Exit::TimedOut,
             State::Failed | State::DeadLettered => Exit::WorkflowFailed,

@@ -7,6 +7,7 @@ mod arguments;
 mod context;
 mod demo;
 mod ending;
+mod intake;
 mod result;
 mod sandbox;
 mod signals;

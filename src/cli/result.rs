@@ -85,11 +85,8 @@ impl JobResult {
     pub(super) fn of(view: &JobView) -> Self {
         let summary = &view.summary;
         let progress = view.ticket.as_ref().map(|ticket| &ticket.progress);
-        let download = |file: &Downloaded| Download {
-            kind: file.kind.clone(),
-            path: file.path.clone(),
-            sha256: file.sha256,
-        };
+        let download =
+            |file: &Downloaded| Download { kind: file.kind.clone(), path: file.path.clone(), sha256: file.sha256 };
         Self {
             product_id: summary.product_id.clone(),
             submission_id: summary.submission_id.clone(),

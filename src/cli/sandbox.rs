@@ -87,5 +87,9 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
 
 /// Shortened waits, endpoints and the account, as one file.
 pub(super) fn overlay(sandbox: &Sandbox) -> String {
-    format!("{}\n\n# Where this sandbox is, and who may speak to it.\n\n{}", config::SANDBOX.trim_end(), sandbox.overlay())
+    format!(
+        "{}\n\n# Where this sandbox is, and who may speak to it.\n\n{}",
+        config::SANDBOX.trim_end(),
+        sandbox.overlay()
+    )
 }

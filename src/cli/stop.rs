@@ -1,7 +1,15 @@
 //! How a command ends without a result: a problem in the user's words, and the exit code that scripts see.
 
-use super::{exit::Exit, output::{Closed, Problem}};
-use crate::{app, config, domain::failure::{Cause, Failure, Kind}, embedded, engine::ports::SignIn};
+use super::{
+    exit::Exit,
+    output::{Closed, Problem},
+};
+use crate::{
+    app, config,
+    domain::failure::{Cause, Failure, Kind},
+    embedded,
+    engine::ports::SignIn,
+};
 
 /// The end of a command that got so far.
 pub(super) type Outcome = Result<Exit, Stop>;

@@ -13,6 +13,7 @@ use super::{
     ending,
     exit::Exit,
     output::{Form, Row, Rows, duration, size},
+    result::JobError,
     signals::Signals,
     stop::Stop,
 };
@@ -25,7 +26,7 @@ use crate::{
         step::Step,
         ticket::StepResult,
     },
-    embedded::{Embedded, EventFilter, JobView, State},
+    embedded::{Embedded, EventFilter, JobView, State, Transfer},
 };
 
 /// How often the home is asked for news.
@@ -61,6 +62,36 @@ impl Watch {
     /// Events of a job so far, oldest first.
     pub(super) fn events(&self, job: &JobKey) -> &[Event] {
         self.seen.get(job).map_or(&[], Vec::as_slice)
+    }
+
+    /// Is there nothing to follow?
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The jobs that have not ended.
+    pub(super) async fn open(&self, home: &Embedded) -> Result<Vec<JobKey>, Stop> {
+        let mut open = Vec::new();
+        for key in &self.keys {
+            if home.job(key).await?.is_some_and(|view| !view.state().is_end()) {
+                open.push(key.clone());
+            }
+        }
+        Ok(open)
+    }
+
+    /// Why sign-in is refused, as the job's last word tells.
+    pub(super) fn sign_in_error(&self, job: &JobKey) -> Option<JobError> {
+        let event = self.events(job).iter().rfind(|event| event.data.get("sign_in").is_some())?;
+        let text = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        Some(JobError {
+            code: "sign-in".to_owned(),
+            message: text("message"),
+            http_status: None,
+            correlation_id: Some(job.correlation_id()),
+            next_step: text("next"),
+            retryable: false,
+        })
     }
 
     /// What happened since the last time.
@@ -208,7 +239,11 @@ impl Screen {
         shown.moving_since = None;
         if event.name.is_end() {
             shown.is_done = true;
-            if event.name == Name::Completed { shown.row.done(&told) } else { shown.row.failed(&told) }
+            if event.name == Name::Completed {
+                shown.row.done(&told)
+            } else {
+                shown.row.failed(&told)
+            }
             return;
         }
         shown.is_done = false;
@@ -233,11 +268,17 @@ impl Screen {
         let at = Step::from_number(view.summary.place.step);
         if let (Some(transfer), Some(Step::Upload | Step::Download)) = (view.transfer, at)
             && transfer.done < transfer.total
+            && is_fresh(&transfer)
         {
             let since = *shown.moving_since.get_or_insert_with(clock::monotonic);
             shown.row.bytes(transfer.done, Some(transfer.total), clock::monotonic().saturating_duration_since(since));
         }
     }
+}
+
+/// Does it move now? What an earlier step left behind does not.
+pub(super) fn is_fresh(transfer: &Transfer) -> bool {
+    clock::moment().since(transfer.at) < Duration::from_secs(1)
 }
 
 /// An event in words; none for what a person need not see.
@@ -272,7 +313,8 @@ fn progressed(event: &Event) -> Option<String> {
         return Some(done_in_words(&result));
     }
     if let Some(doubt) = event.data.get("in_doubt").and_then(serde_json::Value::as_str) {
-        return Some(format!("{step}: no usable answer, looking for its effect ({doubt})"));
+        let doubt = doubt.split_once(" (").map_or(doubt, |(doubt, _)| doubt);
+        return Some(format!("{step}: {doubt}; looking for its effect"));
     }
     let workflow = event.data.get("workflow_step").and_then(serde_json::Value::as_str)?;
     let number = event.data.get("workflow_step_number").and_then(serde_json::Value::as_u64);

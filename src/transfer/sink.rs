@@ -36,6 +36,21 @@ impl SinkRules {
         Ok(folder.join(file_name))
     }
 
+    /// May downloads be written into `folder_url`? Makes nothing. Blocking.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn permit(&self, folder_url: &str) -> Result<(), Failure> {
+        let folder = file_path(folder_url).map_err(|why| refuse(format!("the sink cannot be written: {why}")))?;
+        let Some(existing) = folder.ancestors().find(|part| part.exists()) else {
+            return Err(refuse(format!("the sink {} cannot be written: no part of it exists", folder.display())));
+        };
+        if !existing.is_dir() {
+            return Err(refuse(format!("the sink {} cannot be written: it is no folder", existing.display())));
+        }
+        self.check(existing, &folder).map(|_| ())
+    }
+
     /// The true place of `existing`, which must be below a root, or above `folder`, itself below one.
     fn check(&self, existing: &Path, folder: &Path) -> Result<PathBuf, Failure> {
         let real = existing.canonicalize().map_err(|error| disk("look at", existing, &error))?;

@@ -17,3 +17,12 @@ mod suite;
 
 mod embedded;
 mod processes;
+
+#[path = "../sim/chance.rs"]
+mod chance;
+#[path = "../sim/home.rs"]
+mod home;
+#[path = "../sim/world.rs"]
+mod world;
+
+mod sim;

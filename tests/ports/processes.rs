@@ -93,7 +93,7 @@ async fn step(home: &Worker, number: u64) {
         Decided::Taken(_) if ticket.place.r#try + 1 == TRIES => {
             let now = home.load(&ticket.key()).await.unwrap().now;
             let end = End { name: EndName::Completed, at: now, reason: None, ticket: Box::new(ticket.clone()) };
-            settlement(&ticket, Some(me), Entry::End(Box::new(end)), Next::Nothing)
+            settlement(&ticket, Some(me), Entry::End { end: Box::new(end), result: None }, Next::Nothing)
         }
         Decided::Taken(_) => {
             let next = Next::Ticket(Box::new(next_try(&ticket)));

@@ -92,7 +92,7 @@ impl Job {
             begin_epoch(&mut next, fresh, [false; HANDLERS]);
             self.emit(found, HANDLERS, "memory is lost", &next);
         }
-        // An hour passes: longer than any delivery, and, unless that rule is left out, than any park at the first place.
+        // An hour passes: longer than any delivery and, unless that is left out, than any park at the first place.
         let is_unmarked_first =
             |ticket: &Ticket| ticket.place == Place::FIRST && !ticket.is_suspect && !ticket.is_intake;
         let is_calm = world.slots.iter().all(|slot| slot.phase == Phase::Idle)

@@ -32,6 +32,7 @@ const ONE_CREATE: Mix = Mix {
     is_quota_scarce: false,
     early_looks: 1,
     is_every_park_marked: false,
+    may_copies_end_anew: false,
     poison_after: 5,
     at_least: 0,
 };
@@ -117,6 +118,23 @@ pub(crate) const MIXES: [Mix; 11] = [
 pub(crate) fn with_every_park_marked() -> [Mix; 2] {
     [3, 4].map(|n| Mix { is_every_park_marked: true, ..MIXES[n] })
 }
+
+/// The same with more of everything, for a run by hand.
+pub(crate) const WIDER: [Mix; 4] = [
+    Mix { name: "as above, three handlers", workers: &[0, 1, 2], ..MIXES[0] },
+    Mix {
+        name: "two creates: 2 kills, loss of memory, cut",
+        faults: Faults { kills: 2, ..MIXES[2].faults },
+        ..MIXES[2]
+    },
+    Mix { name: "two creates: kill, loss, duplicate, twice; early looks", early_looks: 1, ..MIXES[3] },
+    Mix {
+        name: "end, retry, 2 kills, loss, duplicate",
+        faults: Faults { kills: 2, duplicates: 1, ..MIXES[7].faults },
+        may_copies_end_anew: true,
+        ..MIXES[7]
+    },
+];
 
 /// The mix that finds a rule left out soonest.
 pub(crate) const fn finder(rule: Rule) -> usize {

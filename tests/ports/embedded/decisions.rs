@@ -36,7 +36,7 @@ async fn end(home: &Worker, number: u64, name: EndName) {
         reason: (name != EndName::Completed).then_some(reason),
         ticket: Box::new(held.ticket.clone()),
     };
-    let done = settlement(&held.ticket, Some(held.me), Entry::End(Box::new(end)), Next::Nothing);
+    let done = settlement(&held.ticket, Some(held.me), Entry::End { end: Box::new(end), result: None }, Next::Nothing);
     home.settle(held.delivery, Some(&held.ticket.key()), done).await.unwrap();
 }
 

@@ -1,0 +1,312 @@
+//! `longshore submit`: hands jobs in, and follows them when asked.
+
+use clap::Args;
+
+use super::{
+    context::Context,
+    exit::Exit,
+    intake::{self, Checked, Refused, Taken},
+    output::{Form, Mark, Paint, size},
+    result::JobResult,
+    stop::{Outcome, Stop},
+    watch::{self, Left, Watch},
+};
+use crate::{
+    app::App,
+    domain::ids::JobKey,
+    embedded::{JobView, Replayed, State},
+};
+
+/// Hands in jobs; prints one JSON object for each, on a terminal a line.
+///
+/// A job's id is its idempotency key: the same job handed in again is the same job, and its result is printed. --new
+/// makes another job of the same content; `longshore job retry` runs an ended one again, one generation later.
+///
+/// Example: longshore submit nic.json --wait
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Files with a job each, or - for stdin with a job, or with one on each line
+    #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    files: Vec<String>,
+    /// Work the jobs in this process and wait for their ends
+    #[arg(long, short = 'w')]
+    wait: bool,
+    /// Run jobs again that were handed in before and ended other than completed
+    #[arg(long)]
+    retry_failed: bool,
+    /// Check jobs and packages, send and store nothing
+    #[arg(long, conflicts_with_all = ["wait", "retry_failed"])]
+    dry_run: bool,
+    /// Give each job a new id
+    #[arg(long, conflicts_with = "retry_failed")]
+    new: bool,
+}
+
+/// One job of the input, as far as it came.
+enum Item {
+    /// Not accepted.
+    Refused(Box<Refused>),
+    /// Checked only.
+    Checked(Box<Checked>),
+    /// In the home now.
+    Accepted { key: JobKey, first: Box<JobResult> },
+    /// In the home since an earlier time, and left as it is.
+    Known { view: Box<JobView> },
+}
+
+pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
+    let app = context.open()?;
+    let texts = intake::read(&arguments.files)?;
+    let mut items = Vec::new();
+    for text in &texts {
+        let item = match intake::decode(&app, text, arguments.new) {
+            Ok(job) => take(&app, job, arguments.dry_run, arguments.retry_failed).await?,
+            Err(refused) => Item::Refused(refused),
+        };
+        if !arguments.wait {
+            // One at a time, as they are accepted: a stream may be long.
+            print(context, &item)?;
+        }
+        items.push(item);
+    }
+    if arguments.wait {
+        return wait(context, &app, items).await;
+    }
+    if items.iter().any(|item| matches!(item, Item::Accepted { .. })) && app.home.workers().await?.is_empty() {
+        context.remark("no worker is running on this home; start one with: longshore worker");
+    }
+    let codes = items.iter().map(|item| match item {
+        Item::Refused(refused) => refused.exit,
+        Item::Known { view } => super::ending::exit_of(view, &[]),
+        Item::Checked(_) | Item::Accepted { .. } => Exit::Done,
+    });
+    Ok(summed(codes.collect()))
+}
+
+/// One job: its own code. Several: 1 when some did not go well.
+pub(super) fn summed(codes: Vec<Exit>) -> Exit {
+    match codes.as_slice() {
+        [only] => *only,
+        several if several.iter().all(|code| *code == Exit::Done) => Exit::Done,
+        _ => Exit::SomeFailed,
+    }
+}
+
+async fn take(app: &App, job: crate::domain::job::Job, is_dry: bool, retries: bool) -> Result<Item, Stop> {
+    match intake::known(app, &job).await? {
+        Some(Err(refused)) => return Ok(Item::Refused(refused)),
+        Some(Ok(view)) => return again(app, view, retries).await,
+        None => {}
+    }
+    let checked = match intake::check(app, job).await {
+        Ok(checked) => checked,
+        Err(refused) => return Ok(Item::Refused(refused)),
+    };
+    if is_dry {
+        return Ok(Item::Checked(Box::new(checked)));
+    }
+    match intake::accept(app, checked).await? {
+        Ok(Taken::New(checked)) => {
+            let key = checked.job.key();
+            let first = Box::new(JobResult::accepted(&key, checked.job.kind, checked.warnings));
+            Ok(Item::Accepted { key, first })
+        }
+        Ok(Taken::Same(view)) => again(app, view, retries).await,
+        Err(refused) => Ok(Item::Refused(refused)),
+    }
+}
+
+/// A job that was handed in before: its state is the answer, unless it is to run again.
+async fn again(app: &App, view: Box<JobView>, retries: bool) -> Result<Item, Stop> {
+    if !retries || !view.state().is_end() || view.state() == State::Completed {
+        return Ok(Item::Known { view });
+    }
+    let key = view.summary.key.clone();
+    match app.home.replay(&key, |_| {}).await? {
+        Replayed::Ticket(ticket) => {
+            let first = Box::new(JobResult::accepted(&key, ticket.job.kind, Vec::new()));
+            Ok(Item::Accepted { key, first })
+        }
+        Replayed::Message | Replayed::NotEnded(_) | Replayed::Completed | Replayed::Unknown => Ok(Item::Known { view }),
+    }
+}
+
+fn print(context: &mut Context, item: &Item) -> Result<(), Stop> {
+    if context.form() != Form::Table {
+        return match item {
+            Item::Refused(refused) => {
+                eprint!("{}", refused.problem.render(&context.aside));
+                Ok(context.out.line(&refused.result)?)
+            }
+            Item::Checked(checked) => Ok(context.out.line(&valid(checked))?),
+            Item::Accepted { first, .. } => Ok(context.out.line(first)?),
+            Item::Known { view } => {
+                suggest_retry(context, view);
+                Ok(context.out.line(&JobResult::of(view))?)
+            }
+        };
+    }
+    let (mark, paint, text) = match item {
+        Item::Refused(refused) => {
+            eprint!("{}", refused.problem.render(&context.aside));
+            return Ok(());
+        }
+        Item::Checked(checked) => (Mark::Done, Paint::Good, described(checked)),
+        Item::Accepted { key, first } => {
+            for warning in &first.warnings {
+                context.remark(&format!("{}: {warning}", key.id));
+            }
+            (Mark::Done, Paint::Good, format!("{} · {} · accepted", key.id, key.account))
+        }
+        Item::Known { view } => {
+            suggest_retry(context, view);
+            return print_result(context, view);
+        }
+    };
+    let line = format!("{} {}\n", context.style.mark(mark), context.style.paint(paint, &context.style.text(&text)));
+    Ok(context.out.text(&line)?)
+}
+
+fn valid(checked: &Checked) -> serde_json::Value {
+    let job = &checked.job;
+    let mut result =
+        JobResult::bare(Some(job.id.to_string()), Some(job.account.to_string()), Some(job.kind), "valid", None);
+    result.warnings.clone_from(&checked.warnings);
+    let mut value = serde_json::to_value(&result).unwrap_or_default();
+    if let (Some(members), Some(facts)) = (value.as_object_mut(), &checked.facts) {
+        members.insert("package".to_owned(), serde_json::to_value(facts).unwrap_or_default());
+    }
+    value
+}
+
+fn described(checked: &Checked) -> String {
+    let package = checked.facts.as_ref().map(|facts| {
+        format!(" · {}, {} files, {} INF, SHA-256 {}", size(facts.size), facts.files, facts.inf_files, facts.sha256)
+    });
+    let warnings: String = checked.warnings.iter().map(|warning| format!("\n  {warning}")).collect();
+    format!("{} · {} · valid{}{warnings}", checked.job.id, checked.job.account, package.unwrap_or_default())
+}
+
+/// Names the way to run an ended job again.
+pub(super) fn suggest_retry(context: &Context, view: &JobView) {
+    if view.state().is_end() && view.state() != State::Completed {
+        let id = &view.summary.key.id;
+        context.remark(&format!(
+            "{id} was handed in before and ended {}; to run it again: longshore job retry {id}",
+            view.state()
+        ));
+    }
+}
+
+async fn wait(context: &mut Context, app: &App, items: Vec<Item>) -> Outcome {
+    let open = items.iter().filter_map(|item| match item {
+        Item::Accepted { key, .. } => Some(key.clone()),
+        Item::Known { view } if !view.state().is_end() => Some(view.summary.key.clone()),
+        Item::Known { .. } | Item::Refused(_) | Item::Checked(_) => None,
+    });
+    let mut watch = Watch::new(open);
+    let left = if watch.is_empty() { Left::AllEnded } else { watch::work_and_follow(context, app, &mut watch).await? };
+    let mut codes = Vec::new();
+    for item in &items {
+        let key = match item {
+            Item::Refused(_) | Item::Checked(_) => {
+                print(context, item)?;
+                codes.push(if let Item::Refused(refused) = item { refused.exit } else { Exit::Done });
+                continue;
+            }
+            Item::Accepted { key, .. } => key,
+            Item::Known { view } => {
+                suggest_retry(context, view);
+                &view.summary.key
+            }
+        };
+        codes.push(finish(context, app, key, &watch, left).await?);
+    }
+    if left == Left::Detached {
+        say_detached(context, app, &watch).await?;
+    }
+    Ok(summed(codes))
+}
+
+/// Prints how a followed job stands, and gives its code.
+pub(super) async fn finish(
+    context: &mut Context,
+    app: &App,
+    key: &JobKey,
+    watch: &Watch,
+    left: Left,
+) -> Result<Exit, Stop> {
+    let Some(view) = app.home.job(key).await? else {
+        return Err(Stop::internal(format!("job {key} is gone from the home's file")));
+    };
+    let exit = watch::exit_of(&view, watch, left);
+    if context.form() == Form::Table {
+        print_result(context, &view)?;
+    } else {
+        let mut result = JobResult::of(&view);
+        if exit == Exit::SignIn {
+            result.error = watch.sign_in_error(key);
+        }
+        context.out.line(&result)?;
+    }
+    if exit == Exit::SignIn
+        && let Some(error) = watch.sign_in_error(key)
+    {
+        let problem =
+            super::output::Problem::new(format!("sign-in of account {} is refused; the job waits", key.account))
+                .what(error.message)
+                .next(error.next_step)
+                .next(format!("longshore job watch {}", key.id));
+        eprint!("{}", problem.render(&context.aside));
+    }
+    Ok(exit)
+}
+
+/// A job's end, for people: downloads with path, size and hash, or why there are none.
+pub(super) fn print_result(context: &mut Context, view: &JobView) -> Result<(), Stop> {
+    let style = context.style;
+    let state = view.state();
+    let mark = match state {
+        State::Completed => Mark::Done,
+        State::Failed | State::DeadLettered | State::TimedOut | State::Cancelled => Mark::Failed,
+        State::Accepted | State::Running | State::Waiting | State::Cancelling => Mark::Waiting,
+    };
+    let key = &view.summary.key;
+    let mut text = format!("{} {} · {} · {state}\n", style.mark(mark), key.id, key.account);
+    let progress = view.ticket.as_ref().map(|ticket| &ticket.progress);
+    for file in progress.iter().flat_map(|progress| &progress.downloads) {
+        text.push_str(&format!(
+            "  {}  {}  {}\n           SHA-256 {}\n",
+            file.kind,
+            file.path,
+            size(file.size),
+            file.sha256
+        ));
+    }
+    for warning in progress.iter().flat_map(|progress| &progress.warnings) {
+        text.push_str(&format!("  note     {warning}\n"));
+    }
+    if let Some(reason) = view.end.as_ref().and_then(|end| end.reason.as_ref()) {
+        text.push_str(&format!("  what     {}\n  next     {}\n", reason.message, reason.next));
+        text.push_str(&format!("  trace    correlation id {}\n", key.correlation_id().0));
+    }
+    let text: String = text.lines().map(|line| style.text(line).into_owned() + "\n").collect();
+    Ok(context.out.text(&text)?)
+}
+
+/// Ctrl-C: says what is true of the jobs that were left.
+pub(super) async fn say_detached(context: &Context, app: &App, watch: &Watch) -> Result<(), Stop> {
+    let jobs = watch.open(&app.home).await?;
+    let names: Vec<&str> = jobs.iter().map(|key| key.id.as_str()).collect();
+    let (Some(first), false) = (names.first(), names.is_empty()) else { return Ok(()) };
+    let goes_on = if app.home.workers().await?.is_empty() {
+        "it waits in the home's file, since no worker is running, and goes on with"
+    } else {
+        "a worker goes on with it; to see more"
+    };
+    context.remark(&format!(
+        "left {}; nothing is cancelled or lost; {goes_on}: longshore job watch {first}",
+        names.join(", ")
+    ));
+    Ok(())
+}
