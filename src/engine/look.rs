@@ -103,6 +103,7 @@ impl<P: Ports> Claimed<'_, P> {
         match question.decide(&evidence) {
             Found::Ours(id) => {
                 self.ports.home().own(&self.key.account, id, &self.key).await?;
+                self.spend_turn(turn);
                 let shared_id = evidence.iter().find(|e| e.product.id == id).and_then(|e| e.product.shared_id);
                 Ok(Sight::There(StepResult::CreateProduct { id, shared_id, adopted: true }))
             }
