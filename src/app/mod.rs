@@ -1,6 +1,7 @@
 //! The only place that builds adapters: from a configuration to a home, a service, packages and a worker over them.
 
 mod clock;
+pub mod desk;
 pub mod identity;
 pub mod keys;
 pub mod packages;

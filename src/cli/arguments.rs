@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    demo, output,
+    auth, completions, configuration, dead_letter, demo, doctor, job, output,
     output::{ColorChoice, OutputFormat},
-    sandbox, submit, worker,
+    preflight, product, sandbox, schema, sign, submission, submit, worker,
 };
 
 /// Carries driver submissions through Microsoft Partner Center, each job to its end exactly once in effect.
@@ -46,7 +46,21 @@ pub(super) enum Command {
     Demo(demo::Arguments),
     Worker(worker::Arguments),
     Submit(submit::Arguments),
+    Sign(sign::Arguments),
+    Preflight(preflight::Arguments),
+    Job(job::Arguments),
+    DeadLetter(dead_letter::Arguments),
+    Product(product::Arguments),
+    Submission(submission::Arguments),
+    Auth(auth::Arguments),
+    Doctor(doctor::Arguments),
     Sandbox(sandbox::Arguments),
+    Schema(schema::Arguments),
+    Config(configuration::Arguments),
+    Completions(completions::Arguments),
+    /// Lists the points at which a debug build can be made to die, for the crash matrix
+    #[command(hide = true)]
+    CrashPoints,
 }
 
 impl Global {

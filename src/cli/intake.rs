@@ -16,11 +16,11 @@ use crate::{
     clock,
     domain::{
         failure::Failure,
-        ids::{AccountName, JobId, JobKey, Sha256},
+        ids::{AccountName, JobId, JobKey, Malformed, Sha256},
         job::{Job, Work},
         ticket::{PackageFacts, Ticket},
     },
-    embedded::{Accepted, JobView},
+    embedded::{Accepted, JobFilter, JobView},
 };
 
 /// The largest input in all: a hundred jobs of the largest size.
@@ -335,16 +335,39 @@ fn ticket(app: &App, checked: &Checked) -> Result<Ticket, Stop> {
 }
 
 /// The job that somebody names: `id`, or `account/id` when several accounts have it.
-pub(super) fn key(accounts: &[AccountName], named: &str) -> Result<Vec<JobKey>, Stop> {
-    let malformed =
-        |why: String| Stop::input(Problem::new(format!("{named:?} is no job id")).what(why).next("longshore job list"));
+pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
+    let malformed = |error: Malformed| {
+        Stop::input(Problem::new(format!("{named:?} is no job id")).what(error.to_string()).next("longshore job list"))
+    };
     if let Some((account, id)) = named.split_once('/') {
-        let account = AccountName::parse(account).map_err(|error| malformed(error.to_string()))?;
-        let id = JobId::parse(id).map_err(|error| malformed(error.to_string()))?;
-        return Ok(vec![JobKey { account, id }]);
+        let account = AccountName::parse(account).map_err(malformed)?;
+        return Ok(JobKey { account, id: JobId::parse(id).map_err(malformed)? });
     }
-    let id = JobId::parse(named).map_err(|error| malformed(error.to_string()))?;
-    Ok(accounts.iter().map(|account| JobKey { account: account.clone(), id: id.clone() }).collect())
+    let id = JobId::parse(named).map_err(malformed)?;
+    let filter = JobFilter { text: Some(id.to_string()), limit: 1_000, ..JobFilter::default() };
+    let mut found: Vec<JobKey> = app.home.jobs(filter).await?.into_iter().map(|job| job.key).collect();
+    found.retain(|key| key.id == id);
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(unknown_job(app, named).await?),
+        several => {
+            let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+            let problem = Problem::new(format!("several accounts have a job {id}")).what(names.join(", "));
+            Err(Stop::input(problem.next("name it with its account: ACCOUNT/ID")))
+        }
+    }
+}
+
+/// Nobody knows this job: the nearest name that somebody knows.
+pub(super) async fn unknown_job(app: &App, named: &str) -> Result<Stop, Stop> {
+    let latest = app.home.jobs(JobFilter { limit: 1_000, ..JobFilter::default() }).await?;
+    let names: Vec<String> = latest.iter().map(|job| job.key.id.to_string()).collect();
+    let problem = Problem::new(format!("there is no job {named}"));
+    let problem = match crate::config::nearest(named, names.iter().map(String::as_str)) {
+        Some(near) => problem.next(format!("did you mean {near}?")),
+        None => problem.next("longshore job list"),
+    };
+    Ok(Stop::new(Exit::NotFound, problem))
 }
 
 #[cfg(test)]

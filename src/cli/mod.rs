@@ -4,14 +4,26 @@ pub mod exit;
 pub mod output;
 
 mod arguments;
+mod auth;
+mod completions;
+mod configuration;
 mod context;
+mod dead_letter;
 mod demo;
+mod doctor;
 mod ending;
 mod intake;
+mod job;
+mod job_show;
+mod preflight;
+mod product;
 mod result;
 mod sandbox;
+mod schema;
+mod sign;
 mod signals;
 mod stop;
+mod submission;
 mod submit;
 mod watch;
 mod worker;
@@ -57,6 +69,23 @@ async fn run(context: &mut Context, command: Command) -> Outcome {
         Command::Demo(arguments) => demo::run(context, arguments).await,
         Command::Worker(arguments) => worker::run(context, arguments).await,
         Command::Submit(arguments) => submit::run(context, arguments).await,
+        Command::Sign(arguments) => sign::run(context, arguments).await,
+        Command::Preflight(arguments) => preflight::run(context, arguments).await,
+        Command::Job(arguments) => job::run(context, arguments).await,
+        Command::DeadLetter(arguments) => dead_letter::run(context, arguments).await,
+        Command::Product(arguments) => product::run(context, arguments).await,
+        Command::Submission(arguments) => submission::run(context, arguments).await,
+        Command::Auth(arguments) => auth::run(context, arguments).await,
+        Command::Doctor(arguments) => doctor::run(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::run(context, arguments).await,
+        Command::Schema(arguments) => schema::run(context, &arguments),
+        Command::Config(arguments) => configuration::run(context, &arguments),
+        Command::Completions(arguments) => completions::run(context, &arguments),
+        Command::CrashPoints => {
+            for point in crate::engine::crash::points() {
+                context.out.text(&(point + "\n"))?;
+            }
+            Ok(Exit::Done)
+        }
     }
 }

@@ -5,7 +5,8 @@ use super::{
     output::{Closed, Problem},
 };
 use crate::{
-    app, config,
+    app::{self, desk::DeskError},
+    config,
     domain::failure::{Cause, Failure, Kind},
     embedded,
     engine::ports::SignIn,
@@ -104,6 +105,16 @@ impl From<SignIn> for Stop {
                 let next = format!("try again in {}", super::output::duration(again));
                 Self::new(Exit::Unavailable, problem.next(next))
             }
+        }
+    }
+}
+
+impl From<DeskError> for Stop {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::SignIn(error) => error.into(),
+            DeskError::Call(failure) => failure.into(),
+            DeskError::Home(error) => error.into(),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::ids::JobKey,
+    domain::{ids::JobKey, job::Job},
     embedded::{JobView, Replayed, State},
 };
 
@@ -57,20 +57,43 @@ enum Item {
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
     let app = context.open()?;
     let texts = intake::read(&arguments.files)?;
+    let jobs = texts.iter().map(|text| intake::decode(&app, text, arguments.new)).collect();
+    let wishes = Wishes { wait: arguments.wait, retries: arguments.retry_failed, is_dry: arguments.dry_run };
+    hand_in(context, &app, jobs, wishes).await
+}
+
+/// What is to be done with the jobs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wishes {
+    /// Work them here and wait for their ends.
+    pub(super) wait: bool,
+    /// Run those again that ended other than completed.
+    pub(super) retries: bool,
+    /// Check them, nothing else.
+    pub(super) is_dry: bool,
+}
+
+/// Checks and accepts the jobs, and follows them when asked.
+pub(super) async fn hand_in(
+    context: &mut Context,
+    app: &App,
+    jobs: Vec<Result<Job, Box<Refused>>>,
+    wishes: Wishes,
+) -> Outcome {
     let mut items = Vec::new();
-    for text in &texts {
-        let item = match intake::decode(&app, text, arguments.new) {
-            Ok(job) => take(&app, job, arguments.dry_run, arguments.retry_failed).await?,
+    for job in jobs {
+        let item = match job {
+            Ok(job) => take(app, job, wishes.is_dry, wishes.retries).await?,
             Err(refused) => Item::Refused(refused),
         };
-        if !arguments.wait {
+        if !wishes.wait {
             // One at a time, as they are accepted: a stream may be long.
             print(context, &item)?;
         }
         items.push(item);
     }
-    if arguments.wait {
-        return wait(context, &app, items).await;
+    if wishes.wait {
+        return wait(context, app, items).await;
     }
     if items.iter().any(|item| matches!(item, Item::Accepted { .. })) && app.home.workers().await?.is_empty() {
         context.remark("no worker is running on this home; start one with: longshore worker");
@@ -92,7 +115,7 @@ pub(super) fn summed(codes: Vec<Exit>) -> Exit {
     }
 }
 
-async fn take(app: &App, job: crate::domain::job::Job, is_dry: bool, retries: bool) -> Result<Item, Stop> {
+async fn take(app: &App, job: Job, is_dry: bool, retries: bool) -> Result<Item, Stop> {
     match intake::known(app, &job).await? {
         Some(Err(refused)) => return Ok(Item::Refused(refused)),
         Some(Ok(view)) => return again(app, view, retries).await,

@@ -122,6 +122,31 @@ impl Watch {
     }
 }
 
+/// Works one job in this process for at most so long, without a word.
+pub(super) async fn work_for(app: &App, job: &JobKey, longest: Duration) -> Result<(), Stop> {
+    let crew = app.worker()?;
+    crew.restrict_to(&BTreeSet::from([job.clone()]));
+    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
+    let mut working = Box::pin(crew.run(&stop, &now));
+    let ended = async {
+        loop {
+            match app.home.job(job).await {
+                Ok(Some(view)) if !view.state().is_end() => tokio::time::sleep(LOOK).await,
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(Stop::from(error)),
+            }
+        }
+    };
+    let seen = tokio::select! {
+        _ = &mut working => Ok(()),
+        ended = ended => ended,
+        () = tokio::time::sleep(longest) => Ok(()),
+    };
+    stop.cancel();
+    working.await;
+    seen
+}
+
 /// Works the jobs in this process, beside any other worker, and follows them to their ends.
 pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mut Watch) -> Result<Left, Stop> {
     let crew = app.worker()?;

@@ -1,0 +1,291 @@
+//! `longshore dead-letter`: what was set aside, for a person to decide.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    context::Context,
+    exit::Exit,
+    intake, job,
+    output::{Column, Form, Paint, Problem, Table, duration},
+    stop::{Outcome, Stop},
+};
+use crate::{
+    app::App,
+    clock,
+    domain::{
+        event::{Class, Reason},
+        ids::{AccountName, JobId},
+        step::Step,
+        ticket::Ticket,
+    },
+    embedded::{DeadLetter, DeadLetters, Replayed},
+};
+
+/// Lists, shows, replays and discards what was set aside for a person.
+///
+/// Example: longshore dead-letter list
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(List),
+    Show(Named),
+    Replay(Replay),
+    Discard(Named),
+}
+
+/// Lists dead letters, the newest first.
+///
+/// Example: longshore dead-letter list --class needs-person
+#[derive(Debug, Args)]
+struct List {
+    /// Only of this class
+    #[arg(long, value_name = "CLASS", value_parser = class)]
+    class: Option<Class>,
+    /// Only of this account
+    #[arg(long, value_name = "NAME", value_parser = AccountName::parse)]
+    account: Option<AccountName>,
+}
+
+/// One dead letter.
+///
+/// Example: longshore dead-letter show nic-4711
+#[derive(Debug, Args)]
+struct Named {
+    /// Its number, or its job: ID or ACCOUNT/ID
+    letter: String,
+}
+
+/// Runs a dead letter again: its job goes on one generation later.
+///
+/// Example: longshore dead-letter replay nic-4711 --create-again
+#[derive(Debug, Args)]
+struct Replay {
+    /// Its number, or its job: ID or ACCOUNT/ID
+    letter: String,
+    /// The candidate with this id is the job's own: go on with it
+    #[arg(long, value_name = "RESOURCE", conflicts_with = "create_again")]
+    adopt: Option<u64>,
+    /// None of the candidates is the job's own: make another
+    #[arg(long)]
+    create_again: bool,
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    serde_json::from_value(Value::from(text)).map_err(|_| {
+        "a class is preflight, source, forbidden, rejected, workflow-failed, transfer, verification, attempts-spent, \
+         cancelled, deadline, needs-person, poison, account-removed, undecodable, local-io, changed or internal"
+            .to_owned()
+    })
+}
+
+pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
+    let app = context.open()?;
+    match arguments.verb {
+        Verb::List(list) => run_list(context, &app, list).await,
+        Verb::Show(named) => {
+            let letter = find(&app, &named.letter).await?;
+            show(context, &letter)
+        }
+        Verb::Replay(replay) => {
+            let letter = find(&app, &replay.letter).await?;
+            run_replay(context, &app, letter, &replay).await
+        }
+        Verb::Discard(named) => {
+            let letter = find(&app, &named.letter).await?;
+            app.home.discard(letter.id).await?;
+            context.remark(&format!("discarded {}; its job, if it has one, keeps its end", name(&letter)));
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn name(letter: &DeadLetter) -> String {
+    letter.job.as_ref().map_or_else(|| letter.id.to_string(), |job| job.id.to_string())
+}
+
+/// By number, or by job.
+async fn find(app: &App, named: &str) -> Result<DeadLetter, Stop> {
+    if let Ok(number) = named.parse::<u64>()
+        && let Some(letter) = app.home.dead_letter(number).await?
+    {
+        return Ok(letter);
+    }
+    if named.contains('/') || JobId::parse(named).is_ok() {
+        let key = intake::find(app, named).await?;
+        let filter = DeadLetters { job: Some(key), limit: 1, ..DeadLetters::default() };
+        if let Some(letter) = app.home.dead_letters(filter).await?.pop() {
+            return Ok(letter);
+        }
+    }
+    let problem = Problem::new(format!("{named} has no dead letter"));
+    Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list")))
+}
+
+async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
+    let filter = DeadLetters { class: list.class, account: list.account, limit: 1_000, ..DeadLetters::default() };
+    let letters = app.home.dead_letters(filter).await?;
+    match context.form() {
+        Form::Json => {
+            let rows: Vec<Value> = letters.iter().map(row).collect();
+            context.out.document(&json!({ "dead_letters": rows }))?;
+        }
+        Form::Ndjson => {
+            for letter in &letters {
+                context.out.line(&row(letter))?;
+            }
+        }
+        Form::Table => {
+            let columns = [
+                Column::whole("NUMBER").number(),
+                Column::whole("JOB"),
+                Column::new("ACCOUNT").leaves(3),
+                Column::whole("CLASS"),
+                Column::new("AGE").number().leaves(1),
+                Column::new("WHY").leaves(4),
+            ];
+            let mut table = Table::new(&columns, "no dead letters: nothing waits for a person");
+            let now = clock::moment();
+            for letter in &letters {
+                table.painted_row([
+                    (letter.id.to_string(), None),
+                    (letter.job.as_ref().map(|job| job.id.to_string()).unwrap_or_default(), None),
+                    (letter.job.as_ref().map(|job| job.account.to_string()).unwrap_or_default(), None),
+                    (letter.class.to_string(), Some(Paint::Bad)),
+                    (duration(job::coarse(now.since(letter.at))), Some(Paint::Dim)),
+                    (letter.message.clone(), None),
+                ]);
+            }
+            let text = table.render(&context.style);
+            context.out.text(&text)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn row(letter: &DeadLetter) -> Value {
+    let reason = reason(letter);
+    json!({
+        "schema": 1,
+        "number": letter.id,
+        "job": letter.job.as_ref().map(|job| &job.id),
+        "account": letter.job.as_ref().map(|job| &job.account),
+        "at": letter.at.timestamp(),
+        "class": letter.class,
+        "fingerprint": letter.fingerprint,
+        "message": letter.message,
+        "next_step": reason.map(|reason| &reason.next),
+        "step": reason.and_then(|reason| reason.step),
+        "candidates": reason.map(|reason| &reason.candidates),
+    })
+}
+
+fn reason(letter: &DeadLetter) -> Option<&Reason> {
+    letter.end.as_ref()?.reason.as_ref()
+}
+
+fn show(context: &mut Context, letter: &DeadLetter) -> Outcome {
+    if context.form() != Form::Table {
+        let mut value = row(letter);
+        if let Some(members) = value.as_object_mut() {
+            members.insert("ticket".to_owned(), json!(letter.end.as_ref().map(|end| &end.ticket)));
+        }
+        context.out.document(&value)?;
+        return Ok(Exit::Done);
+    }
+    let style = context.style;
+    let mut out = String::new();
+    let mut line = |label: &str, text: &str| {
+        let label = style.paint(Paint::Strong, &format!("{label:<10}"));
+        out.push_str(&format!("{label} {}\n", style.text(text)));
+    };
+    let account = letter.job.as_ref().map(|job| format!("{} · ", job.account)).unwrap_or_default();
+    let at = context.times.full(letter.at.timestamp());
+    line(&name(letter), &format!("{account}{}, set aside {at}", letter.class));
+    line("why", &letter.message);
+    if let Some(reason) = reason(letter) {
+        for candidate in &reason.candidates {
+            let created =
+                candidate.created.map(|at| format!(", created {}", context.times.full(at))).unwrap_or_default();
+            line("candidate", &format!("{} {:?}{created}, {}", candidate.id, candidate.name, candidate.evidence));
+        }
+        if letter.class == Class::NeedsPerson {
+            for candidate in &reason.candidates {
+                line(
+                    "decide",
+                    &format!("longshore dead-letter replay {} --adopt {}     it is ours", name(letter), candidate.id),
+                );
+            }
+            line(
+                "decide",
+                &format!("longshore dead-letter replay {} --create-again     it is not; make another", name(letter)),
+            );
+        } else {
+            line("next", &reason.next);
+        }
+    }
+    context.out.text(&out)?;
+    Ok(Exit::Done)
+}
+
+async fn run_replay(context: &mut Context, app: &App, letter: DeadLetter, wish: &Replay) -> Outcome {
+    let step = reason(&letter).and_then(|reason| reason.step);
+    let candidates: Vec<u64> =
+        reason(&letter).into_iter().flat_map(|reason| &reason.candidates).filter_map(|c| c.id.parse().ok()).collect();
+    let decided = match (wish.adopt, wish.create_again) {
+        (None, false) => None,
+        (adopt, _) => Some((adopt, creating(step, &letter)?)),
+    };
+    if let Some((Some(id), _)) = decided
+        && !candidates.contains(&id)
+    {
+        let problem = Problem::new(format!("{id} is none of the candidates"))
+            .what(candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+        return Err(Stop::input(problem.next(format!("longshore dead-letter show {}", name(&letter)))));
+    }
+    let edit = move |ticket: &mut Ticket| match decided {
+        Some((Some(id), step)) => {
+            ticket.progress.adopt.insert(step, id);
+        }
+        Some((None, step)) => ticket.progress.not_ours.entry(step).or_default().extend(candidates),
+        None => {}
+    };
+    match app.home.replay_letter(letter.id, edit).await? {
+        Replayed::Ticket(ticket) => job::print_going(context, app, &ticket.key()).await,
+        Replayed::Message => {
+            context.remark("the message is in the queue again");
+            Ok(Exit::Done)
+        }
+        Replayed::NotEnded(state) => {
+            let problem = Problem::new(format!("job {} is {state}: it goes on already", name(&letter)));
+            Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {}", name(&letter)))))
+        }
+        Replayed::Completed => {
+            let problem = Problem::new(format!("job {} is completed: there is nothing left to do", name(&letter)));
+            Err(Stop::new(Exit::WrongState, problem.next(format!("longshore dead-letter discard {}", letter.id))))
+        }
+        Replayed::Unknown => {
+            let problem = Problem::new(format!("{} has no dead letter any more", name(&letter)));
+            Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list")))
+        }
+    }
+}
+
+/// The create that a person decides about.
+fn creating(step: Option<Step>, letter: &DeadLetter) -> Result<Step, Stop> {
+    match step {
+        Some(step @ (Step::CreateProduct | Step::CreateSubmission)) => Ok(step),
+        Some(Step::Preflight | Step::Upload | Step::Commit | Step::Poll | Step::Download) | None => {
+            let problem = Problem::new(format!("{} does not stand at a create", name(letter)))
+                .what("--adopt and --create-again say whose a product or submission is")
+                .next(format!("longshore dead-letter replay {}", name(letter)));
+            Err(Stop::new(Exit::WrongState, problem))
+        }
+    }
+}

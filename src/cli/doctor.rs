@@ -1,0 +1,290 @@
+//! `longshore doctor`: is everything well, and if not, what to do.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    auth,
+    context::Context,
+    exit::Exit,
+    output::{Form, Mark, Paint, duration, size},
+    stop::{Outcome, Stop},
+    worker,
+};
+use crate::{
+    app::{
+        App,
+        desk::{Desk, DeskError},
+        settings,
+    },
+    clock,
+    domain::{
+        failure::{Failure, Kind},
+        ids::AccountName,
+        service::Request,
+    },
+    embedded::EventFilter,
+    http,
+};
+
+/// How far clocks may differ before it is told.
+const CLOCKS: i64 = 60;
+
+/// Looks at configuration, network, clock, sign-in, roles, quota and home; every finding has a next step.
+///
+/// Reads one page of products with each account. Exit 0 when all is well, else the code of the worst finding.
+///
+/// Example: longshore doctor
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// An older copy of the home's file was put back: forget what it believes to know, so that every job looks first
+    #[arg(long)]
+    restored: bool,
+}
+
+/// One finding.
+struct Finding {
+    what: &'static str,
+    exit: Exit,
+    is_known: bool,
+    text: String,
+    next: Option<String>,
+}
+
+impl Finding {
+    fn good(what: &'static str, text: impl Into<String>) -> Self {
+        Self { what, exit: Exit::Done, is_known: true, text: text.into(), next: None }
+    }
+
+    fn bad(what: &'static str, exit: Exit, text: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { what, exit, is_known: true, text: text.into(), next: Some(next.into()) }
+    }
+
+    fn open(what: &'static str, text: impl Into<String>) -> Self {
+        Self { is_known: false, ..Self::good(what, text) }
+    }
+}
+
+pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
+    let app = context.open()?;
+    if arguments.restored {
+        return restored(context, &app).await;
+    }
+    let mut findings = vec![configuration(&app)];
+    findings.extend(network(&app).await);
+    for name in app.loaded.settings.accounts.keys() {
+        findings.extend(account(&app, name).await);
+    }
+    findings.push(home(&app).await?);
+    tell(context, &findings)?;
+    Ok(findings.iter().map(|finding| finding.exit).max().unwrap_or(Exit::Done))
+}
+
+async fn restored(context: &mut Context, app: &App) -> Outcome {
+    if !app.home.workers().await?.is_empty() {
+        let problem = super::output::Problem::new("workers are running on this home");
+        return Err(Stop::new(Exit::WrongState, problem.next("stop them, then: longshore doctor --restored")));
+    }
+    app.home.restored()?;
+    context.remark("a new life of the home begins: every job under way looks before it writes");
+    Ok(Exit::Done)
+}
+
+fn configuration(app: &App) -> Finding {
+    let files: Vec<String> = app.loaded.files.iter().map(|file| file.display().to_string()).collect();
+    let files = if files.is_empty() { "no file".to_owned() } else { files.join(", ") };
+    let accounts = app.loaded.settings.accounts.len();
+    if accounts == 0 {
+        let next = "write [accounts.NAME] into longshore.toml; longshore schema config shows how";
+        return Finding::bad("configuration", Exit::Input, format!("{files}, no account"), next);
+    }
+    let shortened = worker::shortened(&app.loaded).map(|origin| format!(", waits shortened by {origin}"));
+    Finding::good(
+        "configuration",
+        format!("{files}, {accounts} accounts, no unknown keys{}", shortened.unwrap_or_default()),
+    )
+}
+
+/// Proxy and names, for every host that is called.
+async fn network(app: &App) -> Vec<Finding> {
+    let options = settings::http(&app.loaded.settings);
+    let endpoints = &app.loaded.settings.endpoints;
+    let mut findings = Vec::new();
+    for url in [endpoints.authority.url(), endpoints.hardware.url()] {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        match http::route(&options, url) {
+            Ok(http::Route::Direct) => {
+                let port = url.port_or_known_default().unwrap_or(443);
+                let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let found = tokio::time::timeout(Duration::from_secs(10), tokio::net::lookup_host((bare, port))).await;
+                let is_known = found.is_ok_and(|found| found.is_ok_and(|addresses| addresses.count() > 0));
+                findings.push(match is_known {
+                    true => Finding::good("network", format!("{host}: its name is known, direct")),
+                    false => Finding::bad(
+                        "network",
+                        Exit::Unavailable,
+                        format!("{host}: its name is not known here"),
+                        "check DNS, or name the proxy in [http] proxy or HTTPS_PROXY",
+                    ),
+                });
+            }
+            Ok(route) => findings.push(Finding::good("network", format!("{host}: {route}"))),
+            Err(error) => findings.push(Finding::bad(
+                "network",
+                Exit::Input,
+                error.to_string(),
+                "mend [http] proxy, or HTTPS_PROXY",
+            )),
+        }
+    }
+    findings
+}
+
+/// Sign-in, clock, roles and quota of one account.
+async fn account(app: &App, name: &AccountName) -> Vec<Finding> {
+    let tested = auth::test(app, name).await;
+    if tested.exit != Exit::Done {
+        let next = tested.next.unwrap_or_else(|| "longshore auth test".to_owned());
+        return vec![Finding::bad("sign-in", tested.exit, format!("{name}: {}", tested.text), next)];
+    }
+    let mut findings = vec![Finding::good("sign-in", format!("{name}: {}", tested.text))];
+    let read = match Desk::open(app, name.clone()) {
+        Ok(mut desk) => desk.read(&Request::ListProducts { next: None }).await,
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(answer) => {
+            findings.extend(answer.date.map(clock_finding));
+            findings.push(Finding::good("roles", format!("{name}: may read products")));
+            findings.push(Finding::open("roles", format!("{name}: may create (not tried)")));
+        }
+        Err(error) => findings.push(refused(app, name, &error)),
+    }
+    findings.push(quota(app, name).await);
+    findings
+}
+
+fn clock_finding(theirs: jiff::Timestamp) -> Finding {
+    let apart = clock::now().duration_since(theirs).as_secs();
+    let text = format!("{} s from the service's", apart.abs());
+    if apart.abs() <= CLOCKS {
+        Finding::good("clock", text)
+    } else {
+        Finding::bad("clock", Exit::Unavailable, text, "set this machine's clock (NTP)")
+    }
+}
+
+fn refused(app: &App, name: &AccountName, error: &DeskError) -> Finding {
+    if let DeskError::Call(Failure::Permanent(cause)) = error
+        && cause.kind == Kind::Forbidden
+    {
+        let client = app.loaded.settings.accounts.get(name).map(|a| a.client_id.to_string()).unwrap_or_default();
+        let next = format!(
+            "add the role \"Driver Submitter\" to application {client} (Partner Center, Users, Azure AD applications)"
+        );
+        return Finding::bad(
+            "roles",
+            Exit::NotAllowed,
+            format!("{name}: may not read products: {}", cause.message),
+            next,
+        );
+    }
+    let exit = match error {
+        DeskError::SignIn(_) => Exit::SignIn,
+        DeskError::Call(Failure::Throttled(_)) => Exit::RateLimited,
+        DeskError::Call(_) => Exit::Unavailable,
+        DeskError::Home(_) => Exit::LocalIo,
+    };
+    Finding::bad("roles", exit, format!("{name}: {error}"), "check network and endpoints, then: longshore doctor")
+}
+
+/// What the account's rate means.
+async fn quota(app: &App, name: &AccountName) -> Finding {
+    let told = &app.loaded.settings;
+    let Some(account) = told.accounts.get(name) else { return Finding::open("quota", name.to_string()) };
+    let limits = settings::limits(told, account);
+    let polls = limits.calls_per_minute * limits.poll_share;
+    let every =
+        |jobs: f64| duration(Duration::try_from_secs_f64(jobs * 60.0 / polls.max(0.01)).unwrap_or(Duration::MAX));
+    let filter = EventFilter {
+        account: Some(name.clone()),
+        name: Some(crate::domain::event::Name::Throttled),
+        limit: 1_000,
+        job: None,
+    };
+    let throttled = app.home.events(0, filter).await.map(|events| events.len()).unwrap_or_default();
+    let throttled =
+        if throttled == 0 { String::new() } else { format!("; throttled {throttled} times in what is kept") };
+    Finding::good(
+        "quota",
+        format!(
+            "{name}: {} calls a minute = 60 submissions looked at every {}; with 1,000 in flight one look each in {}{throttled}",
+            limits.calls_per_minute,
+            every(60.0),
+            every(1_000.0),
+        ),
+    )
+}
+
+async fn home(app: &App) -> Result<Finding, Stop> {
+    let (held, workers, oldest) = (app.home.size().await?, app.home.workers().await?, app.home.oldest_job().await?);
+    let damage = app.home.integrity().await?;
+    let file = app.home.file().display().to_string();
+    if !damage.is_empty() {
+        let next = "stop all workers, put a copy of the file back, then: longshore doctor --restored";
+        return Ok(Finding::bad("home", Exit::LocalIo, format!("{file} is damaged: {}", damage.join("; ")), next));
+    }
+    let now = clock::moment();
+    let oldest = oldest.map(|(_, at)| format!(", the oldest from {} ago", duration(now.since(at))));
+    let running = match workers.len() {
+        0 => "no worker running".to_owned(),
+        1 => "1 worker running".to_owned(),
+        count => format!("{count} workers running"),
+    };
+    let text = format!(
+        "{file}, {}, {} jobs{}, {} dead letters, local disk · {running}",
+        size(held.bytes),
+        held.jobs,
+        oldest.unwrap_or_default(),
+        held.dead_letters,
+    );
+    Ok(Finding::good("home", text))
+}
+
+fn tell(context: &mut Context, findings: &[Finding]) -> Result<(), Stop> {
+    if context.form() != Form::Table {
+        let rows: Vec<Value> = findings
+            .iter()
+            .map(|finding| {
+                json!({
+                    "what": finding.what,
+                    "good": finding.is_known.then_some(finding.exit == Exit::Done),
+                    "exit": finding.exit.code(),
+                    "message": finding.text,
+                    "next_step": finding.next,
+                })
+            })
+            .collect();
+        return Ok(context.out.document(&json!({ "findings": rows }))?);
+    }
+    let style = context.style;
+    let mut out = String::new();
+    let mut last = "";
+    for finding in findings {
+        let label = if finding.what == last { "" } else { finding.what };
+        last = finding.what;
+        let mark = match (finding.is_known, finding.exit) {
+            (false, _) => Mark::Unknown,
+            (true, Exit::Done) => Mark::Done,
+            (true, _) => Mark::Failed,
+        };
+        let label = style.paint(Paint::Strong, &format!("{label:<15}"));
+        out.push_str(&format!("{label} {} {}\n", style.mark(mark), style.text(&finding.text)));
+        if let Some(next) = &finding.next {
+            out.push_str(&format!("{:<15}   next: {}\n", "", style.text(next)));
+        }
+    }
+    Ok(context.out.text(&out)?)
+}

@@ -1,0 +1,323 @@
+//! `longshore job`: the jobs of this home, listed, shown, watched, cancelled, run again.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    context::Context,
+    exit::Exit,
+    intake, job_show,
+    output::{Column, Form, Paint, Problem, Table, duration},
+    result::JobResult,
+    stop::{Outcome, Stop},
+    submit,
+    watch::{self, Left, Watch},
+};
+use crate::{
+    app::App,
+    clock,
+    domain::{
+        ids::{AccountName, JobKey},
+        step::{Kind, Step},
+    },
+    embedded::{Cancelled, JobFilter, JobSummary, Replayed, State},
+};
+
+/// Jobs on one page.
+const PAGE: u32 = 100;
+
+/// Lists, shows, watches, cancels and repeats the jobs of this home.
+///
+/// Example: longshore job list
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(List),
+    Show(Show),
+    Watch(Named),
+    Cancel(Named),
+    Retry(Retry),
+}
+
+/// Lists jobs, the newest first.
+///
+/// Example: longshore job list --state failed
+#[derive(Debug, Args)]
+struct List {
+    /// Only jobs in this state
+    #[arg(long, value_name = "STATE")]
+    state: Option<State>,
+    /// Only jobs of this account
+    #[arg(long, value_name = "NAME", value_parser = AccountName::parse)]
+    account: Option<AccountName>,
+    /// Only jobs of this kind
+    #[arg(long, value_name = "KIND")]
+    kind: Option<Kind>,
+    /// Only jobs with this label
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Option<(String, String)>,
+    /// Only jobs with this text in id, labels, product or submission id
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
+    /// All of them, not only the newest hundred
+    #[arg(long)]
+    all: bool,
+}
+
+/// Shows one job's whole story.
+///
+/// Example: longshore job show nic-4711
+#[derive(Debug, Args)]
+struct Show {
+    /// The job: ID, or ACCOUNT/ID
+    job: String,
+}
+
+/// Follows a job to its end, or wishes it cancelled.
+///
+/// Example: longshore job watch nic-4711
+#[derive(Debug, Args)]
+struct Named {
+    /// The job: ID, or ACCOUNT/ID
+    job: String,
+}
+
+/// Runs an ended job again: the same job, one generation later, from where it stood.
+///
+/// `longshore submit --new` makes another job of the same content instead.
+///
+/// Example: longshore job retry nic-4711
+#[derive(Debug, Args)]
+struct Retry {
+    /// The job: ID, or ACCOUNT/ID
+    job: String,
+    /// Work the job in this process and wait for its end
+    #[arg(long, short = 'w')]
+    wait: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
+    let app = context.open()?;
+    match arguments.verb {
+        Verb::List(list) => run_list(context, &app, list).await,
+        Verb::Show(show) => {
+            let key = intake::find(&app, &show.job).await?;
+            job_show::run(context, &app, &key).await
+        }
+        Verb::Watch(named) => {
+            let key = intake::find(&app, &named.job).await?;
+            follow(context, &app, key).await
+        }
+        Verb::Cancel(named) => {
+            let key = intake::find(&app, &named.job).await?;
+            cancel(context, &app, &key).await
+        }
+        Verb::Retry(retry) => {
+            let key = intake::find(&app, &retry.job).await?;
+            run_again(context, &app, key, retry.wait).await
+        }
+    }
+}
+
+async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
+    let mut filter = JobFilter {
+        state: list.state,
+        account: list.account,
+        kind: list.kind,
+        label: list.label,
+        text: list.text,
+        limit: PAGE,
+        before: None,
+    };
+    let mut jobs: Vec<JobSummary> = Vec::new();
+    let has_more = loop {
+        let page = app.home.jobs(filter.clone()).await?;
+        let is_full = page.len() == usize::try_from(PAGE).unwrap_or(usize::MAX);
+        filter.before = page.last().map(|job| (job.accepted_at, job.key.clone()));
+        jobs.extend(page);
+        if !list.all || !is_full {
+            break is_full;
+        }
+    };
+    match context.form() {
+        Form::Json => {
+            let rows: Vec<Value> = jobs.iter().map(row).collect();
+            context.out.document(&json!({ "jobs": rows, "has_more": has_more }))?;
+        }
+        Form::Ndjson => {
+            for job in &jobs {
+                context.out.line(&row(job))?;
+            }
+        }
+        Form::Table => {
+            let text = table(context, &jobs).render(&context.style);
+            context.out.text(&text)?;
+            if has_more {
+                context.remark(
+                    "there are more: --all shows them, --state, --account, --kind, --label and --text narrow it",
+                );
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// One job of a list, for programs.
+pub(super) fn row(job: &JobSummary) -> Value {
+    json!({
+        "schema": 1,
+        "job": job.key.id,
+        "account": job.key.account,
+        "kind": job.kind,
+        "state": job.state,
+        "step": Step::from_number(job.place.step),
+        "generation": job.place.generation,
+        "accepted_at": job.accepted_at.timestamp(),
+        "deadline": job.deadline.map(|at| at.timestamp()),
+        "ended_at": job.ended_at.map(|at| at.timestamp()),
+        "next_at": job.next_due.map(|at| at.timestamp()),
+        "product_id": job.product_id,
+        "submission_id": job.submission_id,
+        "labels": job.labels,
+    })
+}
+
+fn table(context: &Context, jobs: &[JobSummary]) -> Table {
+    let mut table = Table::new(
+        &[
+            Column::whole("ID"),
+            Column::new("KIND").leaves(2),
+            Column::new("ACCOUNT").leaves(4),
+            Column::whole("STATE"),
+            Column::new("STEP").leaves(3),
+            Column::new("AGE").number().leaves(1),
+            Column::new("NEXT").leaves(5),
+        ],
+        "no jobs here · longshore submit FILE hands one in",
+    );
+    let now = clock::moment();
+    for job in jobs {
+        let next = job.next_due.filter(|due| *due > now && !job.state.is_end());
+        let next = next.map(|due| context.times.short(due.timestamp(), now.timestamp())).unwrap_or_default();
+        let step = Step::from_number(job.place.step).map_or("", Step::name);
+        table.painted_row([
+            (job.key.id.to_string(), None),
+            (job.kind.map_or("", Kind::name).to_owned(), None),
+            (job.key.account.to_string(), None),
+            (job.state.to_string(), Some(paint(job.state))),
+            (step.to_owned(), None),
+            (duration(coarse(now.since(job.accepted_at))), Some(Paint::Dim)),
+            (next, None),
+        ]);
+    }
+    table
+}
+
+/// An age without its tenths.
+pub(super) fn coarse(span: Duration) -> Duration {
+    if span < Duration::from_secs(10) { Duration::from_secs(span.as_secs().max(1)) } else { span }
+}
+
+/// The colour of a state.
+pub(super) const fn paint(state: State) -> Paint {
+    match state {
+        State::Completed => Paint::Good,
+        State::Failed | State::DeadLettered | State::TimedOut => Paint::Bad,
+        State::Cancelled | State::Cancelling => Paint::Warning,
+        State::Accepted | State::Running | State::Waiting => Paint::Strong,
+    }
+}
+
+/// Follows a job, working it in this process beside any other worker.
+pub(super) async fn follow(context: &mut Context, app: &App, key: JobKey) -> Outcome {
+    let mut watch = Watch::new([key.clone()]);
+    let Some(view) = app.home.job(&key).await? else { return Err(intake::unknown_job(app, key.id.as_str()).await?) };
+    let left = if view.state().is_end() {
+        watch.news(&app.home).await?;
+        Left::AllEnded
+    } else {
+        watch::work_and_follow(context, app, &mut watch).await?
+    };
+    let exit = submit::finish(context, app, &key, &watch, left).await?;
+    if left == Left::Detached {
+        submit::say_detached(context, app, &watch).await?;
+    }
+    Ok(exit)
+}
+
+async fn cancel(context: &mut Context, app: &App, key: &JobKey) -> Outcome {
+    let looks_at = match app.home.wish_cancel(key).await? {
+        Cancelled::Requested { looks_at } => looks_at,
+        Cancelled::Unknown => return Err(intake::unknown_job(app, key.id.as_str()).await?),
+        Cancelled::Ended(state) => {
+            let problem = Problem::new(format!("job {} has ended {state}: there is nothing to cancel", key.id));
+            return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {}", key.id))));
+        }
+    };
+    let waits = &app.loaded.settings.waits.parks;
+    watch::work_for(app, key, waits.cancel).await?;
+    let Some(view) = app.home.job(key).await? else { return Err(intake::unknown_job(app, key.id.as_str()).await?) };
+    if context.form() != Form::Table {
+        context.out.document(&JobResult::of(&view))?;
+        return Ok(Exit::Done);
+    }
+    if view.state().is_end() {
+        submit::print_result(context, &view)?;
+        return Ok(Exit::Done);
+    }
+    let when = looks_at.map(|at| {
+        let at = context.times.short(at.timestamp(), clock::now());
+        format!("; its last write is in doubt, so it looks first, at {at}")
+    });
+    let line = format!("{} · cancelling: requested{}\n", key.id, when.unwrap_or_default());
+    let line = context.style.text(line.trim_end()).into_owned() + "\n";
+    context.out.text(&line)?;
+    Ok(Exit::Done)
+}
+
+async fn run_again(context: &mut Context, app: &App, key: JobKey, wait: bool) -> Outcome {
+    let wrong =
+        |why: String| Stop::new(Exit::WrongState, Problem::new(why).next(format!("longshore job show {}", key.id)));
+    match app.home.replay(&key, |_| {}).await? {
+        Replayed::Ticket(_) | Replayed::Message => {}
+        Replayed::NotEnded(state) => return Err(wrong(format!("job {} is {state}: it has not ended yet", key.id))),
+        Replayed::Completed => {
+            return Err(wrong(format!("job {} is completed: there is nothing left to do", key.id)));
+        }
+        Replayed::Unknown => return Err(intake::unknown_job(app, key.id.as_str()).await?),
+    }
+    if wait {
+        return follow(context, app, key).await;
+    }
+    print_going(context, app, &key).await
+}
+
+/// Says that a job is in the queue again.
+pub(super) async fn print_going(context: &mut Context, app: &App, key: &JobKey) -> Outcome {
+    let Some(view) = app.home.job(key).await? else { return Err(intake::unknown_job(app, key.id.as_str()).await?) };
+    if context.form() == Form::Table {
+        submit::print_result(context, &view)?;
+    } else {
+        context.out.document(&JobResult::of(&view))?;
+    }
+    if app.home.workers().await?.is_empty() {
+        context.remark(&format!(
+            "no worker is running on this home; start one with: longshore worker, or: longshore job watch {}",
+            key.id
+        ));
+    }
+    Ok(Exit::Done)
+}

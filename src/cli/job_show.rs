@@ -1,0 +1,186 @@
+//! `longshore job show`: one job, its whole story.
+
+use serde_json::{Value, json};
+
+use super::{
+    context::Context,
+    exit::Exit,
+    intake, job,
+    output::{Form, Mark, Paint, duration, size},
+    result::JobResult,
+    stop::Outcome,
+    watch,
+};
+use crate::{
+    app::App,
+    clock,
+    domain::{
+        event::Event,
+        ids::JobKey,
+        step::{Kind, Step},
+        ticket::Ticket,
+        time::Moment,
+    },
+    embedded::{EventFilter, JobView},
+};
+
+pub(super) async fn run(context: &mut Context, app: &App, key: &JobKey) -> Outcome {
+    let Some(view) = app.home.job(key).await? else { return Err(intake::unknown_job(app, key.id.as_str()).await?) };
+    let filter = EventFilter { job: Some(key.clone()), ..EventFilter::default() };
+    let events: Vec<Event> = app.home.events(0, filter).await?.into_iter().map(|(_, event)| event).collect();
+    if context.form() != Form::Table {
+        context.out.document(&document(&view, &events))?;
+        return Ok(Exit::Done);
+    }
+    let text = screen(context, app, &view, &events);
+    context.out.text(&text)?;
+    Ok(Exit::Done)
+}
+
+/// The result object, with all that a list shows and what happened.
+fn document(view: &JobView, events: &[Event]) -> Value {
+    let mut value = job::row(&view.summary);
+    let result = serde_json::to_value(JobResult::of(view)).unwrap_or_default();
+    let history: Vec<Value> = events.iter().map(Event::cloud_event).collect();
+    let more = json!({
+        "hash": view.hash,
+        "cancel_wished_at": view.wish_at.map(Moment::timestamp),
+        "in_doubt_since": view.doubt_since.map(Moment::timestamp),
+        "transfer": view.transfer.map(|transfer| json!({ "done": transfer.done, "total": transfer.total })),
+        "attempts": view.ticket.as_ref().map(|ticket| ticket.attempts),
+        "notes": view.ticket.as_ref().map(|ticket| &ticket.history),
+        "correlation_id": view.summary.key.correlation_id(),
+        "events": history,
+    });
+    if let Some(members) = value.as_object_mut() {
+        for from in [result, more] {
+            if let Value::Object(from) = from {
+                members.extend(from);
+            }
+        }
+    }
+    value
+}
+
+/// One line of the screen: a label in eight columns, and what there is to say.
+fn labelled(context: &Context, out: &mut String, label: &str, text: &str) {
+    let label = context.style.paint(Paint::Strong, &format!("{label:<10}"));
+    out.push_str(&format!("{label} {}\n", context.style.text(text)));
+}
+
+fn screen(context: &Context, app: &App, view: &JobView, events: &[Event]) -> String {
+    let (summary, now) = (&view.summary, clock::moment());
+    let times = &context.times;
+    let short = |at: Moment| times.short(at.timestamp(), now.timestamp());
+    let producer = view.ticket.as_ref().and_then(|ticket| ticket.producer.as_ref());
+    let by = producer.map(|name| format!(" by {name}")).unwrap_or_default();
+    let left = summary.deadline.filter(|_| !view.state().is_end()).map(|deadline| {
+        if deadline > now {
+            format!(", deadline in {}", duration(deadline.since(now)))
+        } else {
+            ", past its deadline".to_owned()
+        }
+    });
+    let mut out = String::new();
+    labelled(
+        context,
+        &mut out,
+        summary.key.id.as_str(),
+        &format!(
+            "  {} · {} · {}     generation {}, accepted {}{by}{} ({})",
+            summary.kind.map_or("", Kind::name),
+            summary.key.account,
+            view.state(),
+            summary.place.generation,
+            short(summary.accepted_at),
+            left.unwrap_or_default(),
+            times.name(now.timestamp()),
+        ),
+    );
+    if !summary.labels.is_empty() {
+        let labels: Vec<String> = summary.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        labelled(context, &mut out, "labels", &labels.join(" "));
+    }
+    if !view.state().is_end() {
+        labelled(context, &mut out, "now", &present(view, now, &short));
+    }
+    if let Some(doubt) = doubt(app, view, &short) {
+        labelled(context, &mut out, "doubt", &doubt);
+    }
+    if view.wish_at.is_some() && !view.state().is_end() {
+        labelled(context, &mut out, "cancelling", "it is cancelled when it wakes");
+    }
+    let ids: Vec<String> = [("product", &summary.product_id), ("submission", &summary.submission_id)]
+        .into_iter()
+        .filter_map(|(name, id)| id.as_ref().map(|id| format!("{name} {id}")))
+        .collect();
+    if !ids.is_empty() {
+        labelled(context, &mut out, "ids", &ids.join(" · "));
+    }
+    labelled(context, &mut out, "trace", &format!("correlation id {}", summary.key.correlation_id().0));
+    for (at, text) in story(view.ticket.as_ref(), events) {
+        out.push_str(&format!("  {}  {}\n", short(at), context.style.text(&text)));
+    }
+    ending(context, view, &mut out);
+    out
+}
+
+fn present(view: &JobView, now: Moment, short: &dyn Fn(Moment) -> String) -> String {
+    let step = Step::from_number(view.summary.place.step).map_or("a step of a newer version", Step::name);
+    let mut text = step.to_owned();
+    if let Some(watch) = view.ticket.as_ref().and_then(|ticket| ticket.progress.watch.as_ref())
+        && let Some(workflow) = &watch.step
+    {
+        text.push_str(&format!("; {workflow}, {} so far", duration(now.since(watch.unchanged_since))));
+    }
+    if let Some(transfer) = view.transfer.filter(watch::is_fresh) {
+        text.push_str(&format!("; {} of {}", size(transfer.done), size(transfer.total)));
+    }
+    match view.summary.next_due {
+        Some(due) if due > now => text.push_str(&format!(", goes on {}", short(due))),
+        Some(_) => text.push_str(", waits for a worker"),
+        None => {}
+    }
+    text
+}
+
+/// What is in doubt, when it is looked at, and when it is made again at the earliest.
+fn doubt(app: &App, view: &JobView, short: &dyn Fn(Moment) -> String) -> Option<String> {
+    let since = view.doubt_since.filter(|_| !view.state().is_end())?;
+    let step = Step::from_number(view.summary.place.step)?;
+    let looks = &app.loaded.settings.waits.looks;
+    let looks = match step {
+        Step::CreateProduct => &looks.product,
+        Step::CreateSubmission => &looks.submission,
+        Step::Commit => &looks.commit,
+        Step::Preflight | Step::Upload | Step::Poll | Step::Download => return None,
+    };
+    let at: Vec<String> = looks.iter().map(|wait| short(since.after(*wait))).collect();
+    let last = at.last().cloned().unwrap_or_default();
+    Some(format!("{step} since {}; looks at {}; made again at the earliest {last}", short(since), at.join(", ")))
+}
+
+/// What happened: the events, and what the ticket notes of its troubles, by time.
+fn story(ticket: Option<&Ticket>, events: &[Event]) -> Vec<(Moment, String)> {
+    let told = events.iter().filter_map(|event| {
+        let words = watch::tell(event)?;
+        Some((event.time, words.split_whitespace().collect::<Vec<_>>().join(" ")))
+    });
+    let notes = ticket.into_iter().flat_map(|ticket| &ticket.history);
+    let notes = notes.filter(|note| !note.what.ends_with(" done")).map(|note| (note.at, note.what.clone()));
+    let mut story: Vec<(Moment, String)> = told.chain(notes).collect();
+    story.sort_by_key(|(at, _)| *at);
+    story
+}
+
+fn ending(context: &Context, view: &JobView, out: &mut String) {
+    let style = context.style;
+    for file in view.ticket.iter().flat_map(|ticket| &ticket.progress.downloads) {
+        let text = format!("{}, {}, SHA-256 {}", file.path, size(file.size), file.sha256);
+        out.push_str(&format!("{} {}\n", style.mark(Mark::Done), style.text(&text)));
+    }
+    if let Some(reason) = view.end.as_ref().and_then(|end| end.reason.as_ref()) {
+        labelled(context, out, "why", &reason.message);
+        labelled(context, out, "next", &reason.next);
+    }
+}

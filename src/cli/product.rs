@@ -1,0 +1,186 @@
+//! `longshore product`: the products of an account, and which job made them.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    context::{Context, account},
+    exit::Exit,
+    output::{Column, Form, Paint, Table},
+    stop::Outcome,
+};
+use crate::{
+    app::{
+        App,
+        desk::{self, Desk},
+    },
+    domain::{
+        ids::{JobKey, ProductId},
+        service::{Product, Request, Response},
+        step::Step,
+    },
+    embedded::{JobView, State},
+};
+
+/// Lists and shows the products of an account.
+///
+/// Example: longshore product list --mine
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(List),
+    Show(Show),
+}
+
+/// Lists products, page by page within the account's rate.
+///
+/// Example: longshore product list --orphans
+#[derive(Debug, Args)]
+struct List {
+    /// The account; may be left out when there is only one
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+    /// Only products that a job of this home made or adopted, with the job
+    #[arg(long)]
+    mine: bool,
+    /// Only those whose job ended before a commit; the API cannot delete them
+    #[arg(long)]
+    orphans: bool,
+}
+
+/// Shows one product.
+///
+/// Example: longshore product show 14300000000000001
+#[derive(Debug, Args)]
+struct Show {
+    /// The product's id
+    product: ProductId,
+    /// The account; may be left out when there is only one
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+}
+
+pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
+    let app = context.open()?;
+    match arguments.verb {
+        Verb::List(list) => run_list(context, &app, list).await,
+        Verb::Show(show) => {
+            let mut desk = Desk::open(&app, account(&app.loaded, show.account.as_deref())?)?;
+            let product = match desk.read(&Request::GetProduct(show.product)).await?.response {
+                Response::Product(product) => product,
+                other => return Err(desk::unexpected(&other).into()),
+            };
+            let maker = app.home.owned(&account(&app.loaded, show.account.as_deref())?).await?;
+            let maker = maker.into_iter().find(|(id, _)| *id == product.id).map(|(_, job)| job);
+            print_one(context, &product, maker.as_ref())
+        }
+    }
+}
+
+async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
+    let account = account(&app.loaded, list.account.as_deref())?;
+    let makers: BTreeMap<u64, JobKey> =
+        app.home.owned(&account).await?.into_iter().map(|(id, job)| (id.get(), job)).collect();
+    let mut desk = Desk::open(app, account)?;
+    let mut rows = Vec::new();
+    for product in desk.products().await? {
+        let maker = makers.get(&product.id.get()).cloned();
+        let view = match &maker {
+            Some(job) => app.home.job(job).await?,
+            None => None,
+        };
+        let is_orphan = view.as_ref().is_some_and(is_orphan);
+        if (list.mine && maker.is_none()) || (list.orphans && !is_orphan) {
+            continue;
+        }
+        rows.push((product, maker, view.map(|view| view.state()), is_orphan));
+    }
+    match context.form() {
+        Form::Json => {
+            let products: Vec<Value> =
+                rows.iter().map(|(p, job, state, orphan)| row(p, job.as_ref(), *state, *orphan)).collect();
+            context.out.document(&json!({ "products": products }))?;
+        }
+        Form::Ndjson => {
+            for (product, job, state, orphan) in &rows {
+                context.out.line(&row(product, job.as_ref(), *state, *orphan))?;
+            }
+        }
+        Form::Table => {
+            let columns = [
+                Column::whole("ID"),
+                Column::new("NAME"),
+                Column::new("CREATED").leaves(2),
+                Column::new("COMMITTED").leaves(3),
+                Column::whole("JOB").leaves(1),
+                Column::new("STATE").leaves(4),
+            ];
+            let empty = if list.orphans { "no orphans: every job's product came to a commit" } else { "no products" };
+            let mut table = Table::new(&columns, empty);
+            for (product, job, state, is_orphan) in rows {
+                let committed = product.is_committed.map_or("", |is| if is { "yes" } else { "no" });
+                table.painted_row([
+                    (product.id.to_string(), None),
+                    (product.name, None),
+                    (product.created.map(|at| context.times.full(at)).unwrap_or_default(), Some(Paint::Dim)),
+                    (committed.to_owned(), None),
+                    (job.map(|job| job.id.to_string()).unwrap_or_default(), None),
+                    (state.map(|s| s.to_string()).unwrap_or_default(), is_orphan.then_some(Paint::Warning)),
+                ]);
+            }
+            let text = table.render(&context.style);
+            context.out.text(&text)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Its job is over and never committed.
+fn is_orphan(view: &JobView) -> bool {
+    let is_committed = view.ticket.as_ref().is_some_and(|ticket| ticket.progress.done.contains(&Step::Commit));
+    view.state().is_end() && view.state() != State::Completed && !is_committed
+}
+
+fn row(product: &Product, job: Option<&JobKey>, state: Option<State>, is_orphan: bool) -> Value {
+    json!({
+        "schema": 1,
+        "id": product.id.to_string(),
+        "shared_id": product.shared_id.map(|id| id.to_string()),
+        "name": product.name,
+        "is_committed": product.is_committed,
+        "created": product.created,
+        "job": job.map(|job| &job.id),
+        "job_state": state,
+        "is_orphan": is_orphan,
+        "fields": product.fields,
+    })
+}
+
+fn print_one(context: &mut Context, product: &Product, job: Option<&JobKey>) -> Outcome {
+    if context.form() != Form::Table {
+        context.out.document(&row(product, job, None, false))?;
+        return Ok(Exit::Done);
+    }
+    let style = context.style;
+    let mut out = format!("{} {}\n", style.paint(Paint::Strong, &product.id.to_string()), style.text(&product.name));
+    let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<22} {}\n", style.text(&text)));
+    if let Some(at) = product.created {
+        line("created", context.times.full(at));
+    }
+    if let Some(job) = job {
+        line("job", job.id.to_string());
+    }
+    for (name, value) in &product.fields {
+        line(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    }
+    context.out.text(&out)?;
+    Ok(Exit::Done)
+}
