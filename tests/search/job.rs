@@ -30,8 +30,6 @@ pub(crate) struct Mix {
     pub(crate) is_quota_scarce: bool,
     /// Looks before the last one, which prove nothing, up to this try.
     pub(crate) early_looks: u32,
-    /// Not only a redelivered ticket is marked when it is parked, but every one.
-    pub(crate) is_every_park_marked: bool,
     /// After a loss of memory not only a worker cut off between announcing and ack, but any copy may end the job anew.
     pub(crate) may_copies_end_anew: bool,
     /// The lost claim in a row that is poison.
@@ -474,7 +472,8 @@ impl Job {
         let slot = &world.slots[n];
         let place = slot.ticket.place;
         let marked = |ticket: Ticket| Ticket { is_suspect: true, ..ticket };
-        let own = if self.mix.is_every_park_marked { marked(slot.ticket.again()) } else { slot.ticket.again() };
+        let own =
+            if self.rules.has(Rule::EveryParkIsMarked) { marked(slot.ticket.again()) } else { slot.ticket.again() };
         let next_try = Ticket::at(place.next_try());
         let (ticket, after, said) = match what {
             HandOn::NextStep => (Ticket::at(place.at_step(place.step + 1)), After::Nothing, "publishes the next step"),

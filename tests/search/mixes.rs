@@ -31,7 +31,6 @@ const ONE_CREATE: Mix = Mix {
     faults: NO_FAULTS,
     is_quota_scarce: false,
     early_looks: 1,
-    is_every_park_marked: false,
     may_copies_end_anew: false,
     poison_after: 5,
     at_least: 0,
@@ -84,7 +83,7 @@ pub(crate) const MIXES: [Mix; 11] = [
     Mix {
         name: "cancel, loss, cut",
         faults: Faults { cancels: 1, losses: 1, cuts: 1, ..NO_FAULTS },
-        at_least: 120_000,
+        at_least: 105_000,
         ..ONE_CREATE
     },
     Mix {
@@ -96,7 +95,7 @@ pub(crate) const MIXES: [Mix; 11] = [
     Mix {
         name: "split memory, cut, duplicate",
         faults: Faults { splits: 1, cuts: 1, duplicates: 1, ..NO_FAULTS },
-        at_least: 480_000,
+        at_least: 420_000,
         ..ONE_CREATE
     },
     Mix {
@@ -113,11 +112,6 @@ pub(crate) const MIXES: [Mix; 11] = [
         ..ONE_CREATE
     },
 ];
-
-/// The mixes in which memory is lost while copies of a first ticket wait: with every parked ticket marked.
-pub(crate) fn with_every_park_marked() -> [Mix; 2] {
-    [3, 4].map(|n| Mix { is_every_park_marked: true, ..MIXES[n] })
-}
 
 /// The same with more of everything, for a run by hand.
 pub(crate) const WIDER: [Mix; 4] = [
@@ -146,7 +140,7 @@ pub(crate) const fn finder(rule: Rule) -> usize {
         | Rule::NextTicketBeforeAck => 0,
         Rule::HolderIsOneClaim => 1,
         Rule::SuspectForTheRest | Rule::SuspectWhenMarked => 2,
-        Rule::SuspectPastFirstPlace | Rule::GraceOutlastsParks => 3,
+        Rule::SuspectPastFirstPlace | Rule::EveryParkIsMarked => 3,
         Rule::OtherEpochIsUnknown | Rule::BirthMarkIsWrittenAnew | Rule::SuspectInGrace | Rule::AbsenceIsRecorded => 4,
         Rule::PauseOfLostRecord => 6,
         Rule::AnnounceAgain | Rule::SetAsideAgain | Rule::SuspectOfGeneration | Rule::DoubtOutlivesGeneration => 7,

@@ -14,7 +14,7 @@ use longshore::clock;
 use crate::{
     explore::{Verdict, explore},
     job::{Job, Mix},
-    mixes::{MIXES, TURNS, WIDER, finder, turn_finder, with_every_park_marked},
+    mixes::{MIXES, TURNS, WIDER, finder, turn_finder},
     rules::{Rule, Rules},
     turns::{TurnRule, Turns},
 };
@@ -53,12 +53,6 @@ impl Task {
         let mixes = MIXES.map(|mix| Self { model: Model::Job(mix), without: None, rule: None, is_to_be_found: false });
         let turns =
             TURNS.map(|turns| Self { model: Model::Turns(turns), without: None, rule: None, is_to_be_found: false });
-        let marked = with_every_park_marked().map(|mix| Self {
-            model: Model::Job(mix),
-            without: Some("  the same, but every parked ticket is marked"),
-            rule: Some(Rule::GraceOutlastsParks),
-            is_to_be_found: false,
-        });
         let rules = Rule::ALL.map(|rule| Self {
             model: Model::Job(MIXES[finder(rule)]),
             without: Some(rule.text()),
@@ -71,7 +65,7 @@ impl Task {
             rule: None,
             is_to_be_found: true,
         });
-        mixes.into_iter().chain(turns).chain(rules).chain(marked).chain(turn_rules).collect()
+        mixes.into_iter().chain(turns).chain(rules).chain(turn_rules).collect()
     }
 
     fn run(&self, limit: usize) -> Row<'_> {
