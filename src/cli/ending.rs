@@ -29,7 +29,7 @@ pub(super) fn exit_of(view: &JobView, events: &[Event]) -> Exit {
 /// The code of a failed job, by the class of its reason.
 const fn failed(class: Class) -> Exit {
     match class {
-        Class::Preflight | Class::Source => Exit::Input,
+        Class::Preflight | Class::Source | Class::OtherContent => Exit::Input,
         Class::Forbidden => Exit::NotAllowed,
         Class::Rejected => Exit::Rejected,
         Class::Transfer => Exit::Transfer,
@@ -75,6 +75,7 @@ pub(super) const fn is_retryable(class: Class) -> bool {
         | Class::Poison
         | Class::AccountRemoved
         | Class::Undecodable
+        | Class::OtherContent
         | Class::Changed
         | Class::Internal => false,
     }

@@ -146,7 +146,7 @@ fn exit_of(failure: &Failure, cause: &Cause) -> Exit {
         Kind::ServerError | Kind::Timeout | Kind::Disconnected | Kind::NotSent | Kind::RetryLater | Kind::BadAnswer => {
             Exit::Unavailable
         }
-        Kind::AlreadyDone | Kind::Rejected => Exit::Rejected,
+        Kind::AlreadyDone | Kind::Rejected | Kind::Changed => Exit::Rejected,
         Kind::SasExpired | Kind::Transfer => Exit::Transfer,
         Kind::Source | Kind::Sink | Kind::Preflight => Exit::Input,
         Kind::Verification => Exit::NotVerified,

@@ -60,6 +60,8 @@ pub struct ProductQuestion<'a> {
     pub begun_at: Option<Moment>,
     /// Was memory lost since the create began, or is that unknown?
     pub is_memory_lost: bool,
+    /// Is this the last look, after which nothing of our call can still come?
+    pub is_last_look: bool,
     /// How far our clock and the service's may differ.
     pub tolerance: Duration,
     /// What a person said, and what is known.
@@ -128,6 +130,8 @@ impl ProductQuestion<'_> {
             (Some(_), None) => Standing::Open("equal in every field; when this job's create began is not proven"),
             (None, _) if self.is_memory_lost => Standing::Open("equal in every field; nothing says when it was made"),
             (None, _) => match &evidence.submissions {
+                // Before the last look our own product may still be on its way, and this may be another's.
+                Some(_) if !self.is_last_look => Standing::Open("equal in every field; nothing says when it was made"),
                 Some(submissions) if submissions.is_empty() => {
                     Standing::Ours("equal in every field, without a submission, and nobody else is at work on it")
                 }
@@ -330,6 +334,7 @@ mod tests {
             accepted_at: Some(Moment::from_millis(10_000_000)),
             begun_at: begun.map(|s| Moment::from_millis(s * 1_000)),
             is_memory_lost,
+            is_last_look: true,
             tolerance: Duration::from_secs(300),
             progress: &progress,
         }
@@ -376,6 +381,25 @@ mod tests {
         let empty = ProductEvidence { submissions: Some(Vec::new()), ..evidence(1, None) };
         assert_eq!(decide(Some(20_000), false, std::slice::from_ref(&empty)), Found::Ours(ProductId::new(1)));
         assert!(matches!(decide(Some(20_000), true, &[empty]), Found::Open(_)));
+    }
+
+    #[test]
+    fn without_a_creation_time_equality_counts_in_the_last_look_only() {
+        let (job, members, progress) = (key("a"), members(), Progress::default());
+        let early = ProductQuestion {
+            job: &job,
+            members: &members,
+            accepted_at: Some(Moment::from_millis(10_000_000)),
+            begun_at: Some(Moment::from_millis(20_000_000)),
+            is_memory_lost: false,
+            is_last_look: false,
+            tolerance: Duration::from_secs(300),
+            progress: &progress,
+        };
+        let empty = ProductEvidence { submissions: Some(Vec::new()), ..evidence(1, None) };
+        assert!(matches!(early.decide(std::slice::from_ref(&empty)), Found::Open(_)));
+        let last = ProductQuestion { is_last_look: true, ..early };
+        assert_eq!(last.decide(&[empty]), Found::Ours(ProductId::new(1)));
     }
 
     #[test]

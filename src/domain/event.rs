@@ -248,6 +248,8 @@ pub enum Class {
     AccountRemoved,
     /// It cannot be read.
     Undecodable,
+    /// Its id stands for other content.
+    OtherContent,
     /// Our own files fail.
     LocalIo,
     /// What is at the service no longer fits the job.
@@ -275,6 +277,7 @@ impl Class {
             Self::Poison => "poison",
             Self::AccountRemoved => "account-removed",
             Self::Undecodable => "undecodable",
+            Self::OtherContent => "other-content",
             Self::LocalIo => "local-io",
             Self::Changed => "changed",
             Self::Internal => "internal",
@@ -292,6 +295,7 @@ impl Class {
             CauseKind::Verification => Self::Verification,
             CauseKind::Sink | CauseKind::LocalIo => Self::LocalIo,
             CauseKind::Internal => Self::Internal,
+            CauseKind::Changed => Self::Changed,
             CauseKind::Throttled
             | CauseKind::Unauthorized
             | CauseKind::NotFound

@@ -123,6 +123,8 @@ pub enum Kind {
     AlreadyDone,
     /// The service refused what we asked for.
     Rejected,
+    /// What is at the service no longer fits the job: a person's hand, or another program's.
+    Changed,
     /// An answer that cannot be read.
     BadAnswer,
     /// The upload URL is refused or about to expire.

@@ -3,7 +3,7 @@
 //! Repeated members, arrays where objects are meant, text after the document and numbers that would lose digits are
 //! refused. Canonical text for hashing: members sorted by name, no blanks, integers exact.
 
-use std::{fmt, marker::PhantomData, ops::Deref};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -164,9 +164,27 @@ impl<'de> Visitor<'de> for StrictVisitor {
 }
 
 /// A struct that must be written as an object: serde would take an array of its fields in order, too.
-#[derive(Debug, Clone, Default, PartialEq, Eq, schemars::JsonSchema)]
-#[schemars(transparent)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Object<T>(pub T);
+
+/// In a schema it is what it holds: every struct is an object there.
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Object<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        T::json_schema(generator)
+    }
+}
 
 impl<T> Deref for Object<T> {
     type Target = T;

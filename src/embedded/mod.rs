@@ -189,7 +189,7 @@ impl Embedded {
     /// # Errors
     /// [`Error::Damaged`] when it cannot even be read.
     pub async fn integrity(&self) -> Result<Vec<String>, Error> {
-        let found = self.inner.pages.run(|connection| {
+        let found = self.inner.pages.run_within(Duration::from_mins(10), |connection| {
             let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
             let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
             Ok(lines.collect::<Result<Vec<_>, _>>()?)

@@ -26,7 +26,7 @@ pub(super) fn start(home: &Embedded, me: &Arc<Me>, connection: Connection) -> Re
     std::thread::Builder::new()
         .name("sqlite-sweep".to_owned())
         .spawn(move || run(&inner, &alive, id, &connection, every))
-        .map_err(|source| Error::Folder { path: shared.file.clone(), source })?;
+        .map_err(|error| Error::Sqlite { file: shared.file.clone(), why: format!("no thread for it: {error}") })?;
     Ok(())
 }
 

@@ -43,7 +43,7 @@ impl Thread {
                     after(&mut connection);
                 }
             })
-            .map_err(|source| Error::Folder { path: shared.file.clone(), source })?;
+            .map_err(|error| Error::Sqlite { file: shared.file.clone(), why: format!("no thread for it: {error}") })?;
         Ok(Self { tasks, file: Arc::new(shared.file.clone()) })
     }
 
@@ -52,6 +52,15 @@ impl Thread {
     /// Dropped before its turn it is not done at all; dropped later it is done, and its outcome is dropped on the thread.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.run_within(PATIENCE, work).await
+    }
+
+    /// The same for what may take longer, or must not take so long.
+    pub(super) async fn run_within<T: Send + 'static>(
+        &self,
+        span: Duration,
         work: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
@@ -65,8 +74,9 @@ impl Thread {
             self.tasks.send(task).await.map_err(|_| self.stopped())?;
             answered.await.map_err(|_| self.stopped())?.map_err(|fault| fault.at(&self.file))
         };
-        let slow = |_| Error::Busy { file: self.file.to_path_buf(), why: "no answer for 30 s".to_owned() };
-        tokio::time::timeout(PATIENCE, done).await.map_err(slow)?
+        let why = || format!("no answer for {} s", span.as_secs());
+        let slow = |_| Error::Busy { file: self.file.to_path_buf(), why: why() };
+        tokio::time::timeout(span, done).await.map_err(slow)?
     }
 
     /// Has something done when there is room; false when there is not.

@@ -218,6 +218,7 @@ fn is_outage(cause: &Cause) -> bool {
         | Kind::RetryLater
         | Kind::AlreadyDone
         | Kind::Rejected
+        | Kind::Changed
         | Kind::BadAnswer
         | Kind::SasExpired
         | Kind::Transfer

@@ -1,7 +1,10 @@
 //! A taken place: what a handler knows, and what it may do while its claim stands.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -81,6 +84,7 @@ pub(super) struct Claimed<'a, P: Ports> {
     renewed_ms: AtomicU64,
     gate_ms: AtomicI64,
     has_begun: AtomicBool,
+    spent_turns: Mutex<Vec<TurnKey>>,
 }
 
 impl<'a, P: Ports> Claimed<'a, P> {
@@ -106,7 +110,19 @@ impl<'a, P: Ports> Claimed<'a, P> {
             renewed_ms,
             gate_ms: AtomicI64::new(i64::MIN),
             has_begun: AtomicBool::new(false),
+            spent_turns: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Notes a turn that is over once the step's result is recorded.
+    pub(super) fn spend_turn(&self, turn: TurnKey) {
+        self.spent_turns.lock().unwrap_or_else(PoisonError::into_inner).push(turn);
+    }
+
+    /// After the settlement: gives back the turns of a step whose result is recorded.
+    pub(super) async fn end_spent_turns(&self) {
+        let turns = std::mem::take(&mut *self.spent_turns.lock().unwrap_or_else(PoisonError::into_inner));
+        self.give_turns_back(&turns).await;
     }
 
     /// Has this handler begun a write? Only then does a failure speak of it: a look's own failure proves nothing.

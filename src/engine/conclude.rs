@@ -32,7 +32,7 @@ mod n {
 
 impl<P: Ports> Claimed<'_, P> {
     /// Works out the settlement.
-    pub(super) fn conclude(&self, outcome: Result<Did, Stop>, is_redelivered: bool) -> Settlement {
+    pub(super) fn conclude(&self, outcome: Result<Did, Stop>) -> Settlement {
         match outcome {
             Ok(Did::Finished(Finished::Done(result))) => self.done(result),
             Ok(Did::Finished(Finished::Refused(result))) => self.refused(result),
@@ -45,7 +45,7 @@ impl<P: Ports> Claimed<'_, P> {
             Ok(Did::End(ending)) => self.ending(ending),
             Ok(Did::AccountRemoved) => self.account_removed(),
             Err(Stop::Panicked) => self.panicked(),
-            Err(Stop::Wait { until, why }) => self.wait(until, &why, is_redelivered),
+            Err(Stop::Wait { until, why }) => self.wait(until, &why),
             Err(Stop::Failed(failure)) => self.failed(failure),
             Err(Stop::NotHolder) => self.not_holder(),
             Err(Stop::Down(down)) => self.down(&down),
@@ -225,7 +225,7 @@ impl<P: Ports> Claimed<'_, P> {
         self.end(EndName::DeadLettered, Some(reason), self.ticket().clone(), None)
     }
 
-    fn wait(&self, until: Moment, why: &Waiting, is_redelivered: bool) -> Settlement {
+    fn wait(&self, until: Moment, why: &Waiting) -> Settlement {
         let mut ticket = self.ticket().clone();
         let mut events = Vec::new();
         match why {
@@ -240,8 +240,9 @@ impl<P: Ports> Claimed<'_, P> {
             Waiting::Gate | Waiting::Turn | Waiting::Listing | Waiting::Look | Waiting::NextTurn | Waiting::Account => {
             }
         }
-        // The same place in a new message has no redelivery flag: the mark takes its place.
-        let ticket = ticket.parked(self.capped(until)).suspected(is_redelivered);
+        // The same place in a new message has no redelivery flag, and another copy may call while this one is parked:
+        // every parked ticket is marked (docs/adr/0010). It costs nothing while the record is known.
+        let ticket = ticket.parked(self.capped(until)).suspected(true);
         self.settlement(Entry::LetGo, events, Some(ticket))
     }
 
@@ -398,6 +399,7 @@ fn next_step(class: Class, id: &str) -> String {
         Class::Poison => format!("see the logs of the lost workers, then: longshore job retry {id}"),
         Class::AccountRemoved => format!("configure the account again, then: longshore job retry {id}"),
         Class::Undecodable => "mend the producer; see docs/errors/undecodable.md".to_owned(),
+        Class::OtherContent => "take another id, or --new".to_owned(),
         Class::LocalIo => format!("make room, or the folder writable, then: longshore job retry {id}"),
         Class::Changed => "look at the product in Partner Center; see docs/errors/changed.md".to_owned(),
         Class::Internal => format!("report this with the correlation id; then: longshore job retry {id}"),

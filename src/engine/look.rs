@@ -39,7 +39,7 @@ impl<P: Ports> Claimed<'_, P> {
     /// Looks whether the step's write has happened.
     pub(super) async fn look(&self, look: Look) -> Result<Looked, Stop> {
         let sight = match self.step() {
-            Step::CreateProduct => self.look_for_product(look.not_before).await?,
+            Step::CreateProduct => self.look_for_product(look).await?,
             Step::CreateSubmission => self.look_for_submission().await?,
             Step::Commit => self.look_at_commit().await?,
             Step::Preflight | Step::Upload | Step::Poll | Step::Download => return Ok(Looked::Absent),
@@ -74,7 +74,7 @@ impl<P: Ports> Claimed<'_, P> {
         self.ticket().progress.not_ours.contains_key(&self.step())
     }
 
-    async fn look_for_product(&self, not_before: Moment) -> Result<Sight, Stop> {
+    async fn look_for_product(&self, look: Look) -> Result<Sight, Stop> {
         let members = self.product_members()?;
         let turn = self.name_turn(&members);
         let begun_at = match self.ports.home().take_turn(&turn, &self.key).await? {
@@ -84,7 +84,7 @@ impl<P: Ports> Claimed<'_, P> {
                 return Err(Stop::Wait { until, why: Waiting::Turn });
             }
         };
-        let is_complete = self.whole_listing(not_before).await?;
+        let is_complete = self.whole_listing(look.not_before).await?;
         let name = members.get("productName").and_then(serde_json::Value::as_str).unwrap_or_default();
         let question = ProductQuestion {
             job: &self.key,
@@ -92,6 +92,7 @@ impl<P: Ports> Claimed<'_, P> {
             accepted_at: Some(self.ticket().accepted_at).filter(|_| !self.ticket().progress.is_acceptance_in_doubt),
             begun_at,
             is_memory_lost: self.record.suspect_since.is_some() || begun_at.is_none(),
+            is_last_look: look.is_last,
             tolerance: self.settings.clock_tolerance.0,
             progress: &self.ticket().progress,
         };
@@ -102,6 +103,7 @@ impl<P: Ports> Claimed<'_, P> {
         match question.decide(&evidence) {
             Found::Ours(id) => {
                 self.ports.home().own(&self.key.account, id, &self.key).await?;
+                self.spend_turn(turn);
                 let shared_id = evidence.iter().find(|e| e.product.id == id).and_then(|e| e.product.shared_id);
                 Ok(Sight::There(StepResult::CreateProduct { id, shared_id, adopted: true }))
             }

@@ -1,6 +1,6 @@
 //! The order of a step's end where broker and memory are apart: record, events, next ticket, delivery, letting go.
 //!
-//! [`Composed`] is the one implementation that the fleet and the simulation share; the proofs live here. The embedded home
+//! [`settle()`] is the one implementation that the fleet and the simulation share; the proofs live here. The embedded home
 //! has no need of it: there the same writes are one transaction.
 
 use std::future::Future;

@@ -73,19 +73,22 @@ impl<P: Ports> Worker<P> {
         };
         crash::point(taken.step, Edge::AfterReceive);
         let (job, step) = (taken.ticket.key(), taken.step);
-        let settlement = match self.claim(&taken, &received).await {
-            Ok(Claiming::Settle(settlement)) => *settlement,
+        let (settlement, claimed) = match self.claim(&taken, &received).await {
+            Ok(Claiming::Settle(settlement)) => (*settlement, None),
             Ok(Claiming::Taken(claimed)) => {
                 crash::point(step, Edge::AfterClaim);
                 // A panic is this job's own: it is caught here, where the delivery is still ours to settle.
                 let turn = AssertUnwindSafe(self.carry_out(&claimed)).catch_unwind().await;
-                claimed.conclude(turn.unwrap_or(Err(Stop::Panicked)), received.is_redelivered)
+                (claimed.conclude(turn.unwrap_or(Err(Stop::Panicked))), Some(claimed))
             }
-            Err(down) => self.give_back(&taken.ticket, &down, now),
+            Err(down) => (self.give_back(&taken.ticket, &down, now), None),
         };
         crash::point(step, Edge::BeforeSettle);
         let settled = self.ports.home().settle(received.delivery, Some(&job), settlement).await;
         crash::point(step, Edge::AfterSettle);
+        if let (Some(claimed), Ok(Settled::Done)) = (claimed, &settled) {
+            claimed.end_spent_turns().await;
+        }
         settled
     }
 
@@ -164,7 +167,7 @@ impl<P: Ports> Worker<P> {
                 Claim::Stale => return settle(Entry::Nothing, Vec::new(), Next::Nothing),
                 Claim::Busy { until } => {
                     let until = self.ports.home().busy_until(until, loaded.now);
-                    let parked = ticket.clone().parked(until).suspected(arrival.is_suspect);
+                    let parked = ticket.clone().parked(until).suspected(true);
                     return settle(Entry::Nothing, Vec::new(), Next::Ticket(Box::new(parked)));
                 }
                 Claim::Take { record, is_poison, is_takeover } => {
@@ -251,10 +254,11 @@ impl<P: Ports> Worker<P> {
 
 fn set_aside(taken: Option<&Taken>, problem: &str, body: &str) -> SetAside {
     let ticket: Option<&Ticket> = taken.map(|taken| &taken.ticket);
+    let class = if taken.is_some() { Class::OtherContent } else { Class::Undecodable };
     SetAside {
         job: ticket.map(Ticket::key),
-        class: Class::Undecodable,
-        fingerprint: format!("{}:{}", Class::Undecodable, taken.map_or("message", |taken| taken.step.name())),
+        class,
+        fingerprint: format!("{class}:{}", taken.map_or("message", |taken| taken.step.name())),
         message: problem.to_owned(),
         body: body.to_owned(),
     }

@@ -1,6 +1,6 @@
 //! What the suite needs beside the ports: a fresh home, further workers on it, their death, and time.
 
-use std::{collections::BTreeSet, future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, task::Poll, time::Duration};
 
 use longshore::{
     domain::{
@@ -46,6 +46,20 @@ pub(crate) trait Harness: Sized {
 /// Waits for what must come.
 pub(crate) async fn within<T>(coming: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), coming).await.expect("it did not come within 20 s")
+}
+
+/// Drops a future instead of polling it once more than so often: a crash, or a cancel, at any of its awaits.
+pub(crate) async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = Box::pin(future);
+    let mut left = times;
+    std::future::poll_fn(move |context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
 }
 
 /// Makes sure that a lane stays quiet for a while.

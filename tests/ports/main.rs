@@ -17,3 +17,16 @@ mod suite;
 
 mod embedded;
 mod processes;
+
+/// The simulation's own modules: the seeds use more of them than the suite does.
+#[path = "../sim/chance.rs"]
+#[allow(dead_code, unreachable_pub, clippy::pedantic, reason = "shared with the simulation, which allows the same")]
+mod chance;
+#[path = "../sim/home.rs"]
+#[allow(dead_code, unreachable_pub, clippy::pedantic, reason = "shared with the simulation, which allows the same")]
+mod home;
+#[path = "../sim/world.rs"]
+#[allow(dead_code, unreachable_pub, clippy::pedantic, reason = "shared with the simulation, which allows the same")]
+mod world;
+
+mod sim;

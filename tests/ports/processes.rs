@@ -93,7 +93,7 @@ async fn step(home: &Worker, number: u64) {
         Decided::Taken(_) if ticket.place.r#try + 1 == TRIES => {
             let now = home.load(&ticket.key()).await.unwrap().now;
             let end = End { name: EndName::Completed, at: now, reason: None, ticket: Box::new(ticket.clone()) };
-            settlement(&ticket, Some(me), Entry::End(Box::new(end)), Next::Nothing)
+            settlement(&ticket, Some(me), Entry::End { end: Box::new(end), result: None }, Next::Nothing)
         }
         Decided::Taken(_) => {
             let next = Next::Ticket(Box::new(next_try(&ticket)));
@@ -144,10 +144,13 @@ async fn fifty_kills_in_the_middle_of_settling_lose_nothing_and_double_nothing()
     for round in 0..50_u64 {
         let before = numbers_of_events(&home).await;
         let mut child = spawn("settler", folder.path());
-        // Kills at once, and after up to ten settlements: then it is in the middle of one, or right behind.
+        // Kills at once, or after up to ten settlements and a drawn number of looks: anywhere in its next turn.
         within(async {
             while numbers_of_events(&home).await < before + round % 11 && completed(&home).await < jobs.len() {
                 tokio::task::yield_now().await;
+            }
+            for _ in 0..longshore::clock::random_bytes::<1>()[0] % 32 {
+                numbers_of_events(&home).await;
             }
         })
         .await;
@@ -210,6 +213,7 @@ async fn three_processes_share_the_file() {
         }
     })
     .await;
+    let began = longshore::clock::monotonic();
     for id in &jobs {
         home.accept(ticket(id)).await.unwrap();
     }
@@ -219,6 +223,7 @@ async fn three_processes_share_the_file() {
         }
     })
     .await;
+    println!("three processes: {} steps of three transactions in {:?}", 6 * TRIES, began.elapsed());
     for child in &mut children {
         assert!(child.try_wait().unwrap().is_none(), "a child failed");
         child.kill().unwrap();

@@ -92,12 +92,8 @@ impl Job {
             begin_epoch(&mut next, fresh, [false; HANDLERS]);
             self.emit(found, HANDLERS, "memory is lost", &next);
         }
-        // An hour passes: longer than any delivery, and, unless that rule is left out, than any park at the first place.
-        let is_unmarked_first =
-            |ticket: &Ticket| ticket.place == Place::FIRST && !ticket.is_suspect && !ticket.is_intake;
-        let is_calm = world.slots.iter().all(|slot| slot.phase == Phase::Idle)
-            && !world.is_split
-            && (!self.rules.has(Rule::GraceOutlastsParks) || !world.queue.iter().flatten().any(is_unmarked_first));
+        // An hour passes: longer than any delivery.
+        let is_calm = world.slots.iter().all(|slot| slot.phase == Phase::Idle) && !world.is_split;
         if world.memories[0].is_in_grace && is_calm {
             let mut next = *world;
             next.memories[0].is_in_grace = false;

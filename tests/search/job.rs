@@ -1,9 +1,9 @@
 //! One job, its handlers and all that can happen to them: the engine's order, with `domain/claim.rs` deciding.
 //!
-//! A handler follows DESIGN's order: receive, claim, (result: use it; in doubt: look; else permit, begin, call), record, end
-//! event, next ticket, set aside, ack, let go. Load and swap are two transitions; a swap that is refused decides again on
-//! what it brings. Left to the simulation: workers that stand still between two steps of their own, so a handler whose
-//! worker neither died nor lost its connection keeps its lease; waits and their lengths.
+//! A handler follows the order of docs/protocol.md: receive, claim, (use a result; look in doubt; else permit, begin,
+//! call), record, end event, set aside or next ticket, ack, let go. Load and swap are two transitions; a swap that is
+//! refused decides again on what it brings. Left to the simulation: workers that stand still between two steps of their
+//! own, so a handler whose worker neither died nor lost its connection keeps its lease; waits and their lengths.
 
 use longshore::domain::claim::{self, Arrival, Claim, Claimant, Denied, Finished, Outcome, Policy, Record};
 
@@ -18,7 +18,7 @@ use crate::{
 /// A mix of faults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mix {
-    /// What it holds, in the words of the issue.
+    /// What it holds.
     pub(crate) name: &'static str,
     /// How many creates the job makes, one a step.
     pub(crate) creates: u16,
@@ -30,8 +30,8 @@ pub(crate) struct Mix {
     pub(crate) is_quota_scarce: bool,
     /// Looks before the last one, which prove nothing, up to this try.
     pub(crate) early_looks: u32,
-    /// Not only a redelivered ticket is marked when it is parked, but every one.
-    pub(crate) is_every_park_marked: bool,
+    /// After a loss of memory not only a worker cut off between announcing and ack, but any copy may end the job anew.
+    pub(crate) may_copies_end_anew: bool,
     /// The lost claim in a row that is poison.
     pub(crate) poison_after: u32,
     /// Fewer states than this mean that the mix no longer says what it says.
@@ -170,7 +170,7 @@ impl Job {
             let mut next = *world;
             next.take(at);
             if is_new_job(world, n, ticket) {
-                self.emit(found, n, "receives a copy long after the loss: another job (left, d)", &next);
+                self.emit(found, n, "receives a copy long after the loss: another job", &next);
                 continue;
             }
             if ticket.is_paused
@@ -449,8 +449,10 @@ impl Job {
         match world.announced[generation] {
             outcome::NONE => next.announced[generation] = slot.then,
             before if before == slot.then => {}
-            // What is left: FLEET 4.4's last sentence on loss.
-            _ if world.is_memory_lost && world.is_cut_off_at_end[generation] => next.announced[generation] = slot.then,
+            // What is left: docs/protocol.md, section 9. Work that stands counts, whatever else was announced.
+            before if world.is_memory_lost && (world.is_cut_off_at_end[generation] || self.mix.may_copies_end_anew) => {
+                next.announced[generation] = before.min(slot.then);
+            }
             _ => next.broken = broken::SECOND_END,
         }
         let is_over = slot.then == outcome::COMPLETED || slot.phase == Phase::AnnounceOnly;
@@ -470,7 +472,8 @@ impl Job {
         let slot = &world.slots[n];
         let place = slot.ticket.place;
         let marked = |ticket: Ticket| Ticket { is_suspect: true, ..ticket };
-        let own = if self.mix.is_every_park_marked { marked(slot.ticket.again()) } else { slot.ticket.again() };
+        let own =
+            if self.rules.has(Rule::EveryParkIsMarked) { marked(slot.ticket.again()) } else { slot.ticket.again() };
         let next_try = Ticket::at(place.next_try());
         let (ticket, after, said) = match what {
             HandOn::NextStep => (Ticket::at(place.at_step(place.step + 1)), After::Nothing, "publishes the next step"),

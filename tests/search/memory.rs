@@ -1,7 +1,7 @@
 //! One memory of one job, without instants: a record as the model keeps it and as `domain/claim.rs` sees it.
 //!
-//! Time is left out: an instant is there or not there. A record's holder is nobody, a claim whose handler still runs (the
-//! handler knows that it is the one) or one whose handler is gone.
+//! Time is left out: an instant is there or not there. A record's holder is nobody, a claim whose handler still runs
+//! (the handler knows that it is the one) or one whose handler is gone.
 
 use longshore::domain::{
     claim::{Birth, Claimant, Epoch, Finished, Holder, Loaded, Record, Wish},

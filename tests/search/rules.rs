@@ -27,7 +27,7 @@ pub(crate) enum Rule {
     AbsenceIsRecorded,
     PauseOfLostRecord,
     NextTicketBeforeAck,
-    GraceOutlastsParks,
+    EveryParkIsMarked,
 }
 
 impl Rule {
@@ -52,7 +52,7 @@ impl Rule {
         Self::AbsenceIsRecorded,
         Self::PauseOfLostRecord,
         Self::NextTicketBeforeAck,
-        Self::GraceOutlastsParks,
+        Self::EveryParkIsMarked,
     ];
 
     /// The rule in words.
@@ -77,7 +77,7 @@ impl Rule {
             Self::AbsenceIsRecorded => "  proven absence is recorded",
             Self::PauseOfLostRecord => "  a job that lost its record waits before it writes",
             Self::NextTicketBeforeAck => "  the next ticket is confirmed before the ack",
-            Self::GraceOutlastsParks => "  memory_grace outlasts every park at the first place",
+            Self::EveryParkIsMarked => "  every parked ticket is marked",
         }
     }
 }

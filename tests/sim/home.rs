@@ -1,6 +1,6 @@
 //! The third home: every port of the engine over the world of one seed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use longshore::{
     domain::{
@@ -251,13 +251,16 @@ impl Turns for SimHome {
     }
 
     async fn stamp_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Moment) -> Result<bool, Unavailable> {
-        self.in_memory("stamp turn", |state| match state.store.turns.get_mut(key) {
-            Some((holder, stamp, until)) if holder == job => {
-                *stamp = Some(begun_at);
-                *until = begun_at.after(TURN_FOR);
-                true
+        self.in_memory("stamp turn", |state| {
+            let now = state.now();
+            match state.store.turns.get_mut(key) {
+                Some((holder, stamp, until)) if holder == job && *until > now => {
+                    *stamp = Some(begun_at);
+                    *until = begun_at.after(TURN_FOR);
+                    true
+                }
+                Some(_) | None => false,
             }
-            Some(_) | None => false,
         })
         .await
     }
@@ -292,38 +295,33 @@ impl Listings for SimHome {
     ) -> Result<Listing, Unavailable> {
         self.in_memory("join listing", |state| {
             let now = state.now();
-            let lease = Some((job.clone(), now.after(LISTING_LEASE)));
-            if let Some(listing) = state.store.listings.get_mut(account)
-                && listing.started >= not_before
-                && listing.started.after(LISTING_FOR) > now
+            let store = &mut state.store;
+            if let Some(whole) = store.whole.get(account)
+                && whole.started >= not_before
+                && whole.started.after(LISTING_FOR) > now
             {
-                if listing.is_whole {
-                    return Listing::Whole { is_complete: listing.is_complete };
-                }
-                return match &listing.lease {
-                    Some((reader, until)) if reader != job && *until > now => Listing::Read,
-                    Some(_) | None => {
-                        listing.lease = lease;
-                        Listing::Ours { next: listing.next.clone() }
-                    }
-                };
+                return Listing::Whole { is_complete: whole.is_complete };
             }
-            if let Some(listing) = state.store.listings.get(account)
-                && !listing.is_whole
-                && listing.lease.as_ref().is_some_and(|(reader, until)| reader != job && *until > now)
-            {
-                return Listing::Read;
+            let lease = Some((job.clone(), now.after(LISTING_LEASE)));
+            if let Some(listing) = store.under_way.get_mut(account) {
+                let is_read = listing.lease.as_ref().is_some_and(|(reader, until)| reader != job && *until > now);
+                if is_read {
+                    return Listing::Read;
+                }
+                if listing.started >= not_before && listing.started.after(LISTING_FOR) > now {
+                    listing.lease = lease;
+                    return Listing::Ours { next: listing.next.clone() };
+                }
             }
             let listing = StoredListing {
                 started: now,
                 lease,
                 next: None,
-                products: Vec::new(),
-                is_whole: false,
+                products: BTreeMap::new(),
                 is_complete: false,
                 failures: 0,
             };
-            state.store.listings.insert(account.clone(), listing);
+            store.under_way.insert(account.clone(), listing);
             Listing::Ours { next: None }
         })
         .await
@@ -338,16 +336,20 @@ impl Listings for SimHome {
     ) -> Result<bool, Unavailable> {
         self.in_memory("add page", |state| {
             let now = state.now();
-            let Some(listing) = state.store.listings.get_mut(account) else { return false };
+            let store = &mut state.store;
+            let Some(listing) = store.under_way.get_mut(account) else { return false };
             if !listing.lease.as_ref().is_some_and(|(reader, until)| reader == job && *until > now) {
                 return false;
             }
-            listing.products.extend(products.iter().cloned());
+            listing.products.extend(products.iter().map(|product| (product.id, product.clone())));
             listing.next = next.cloned();
             listing.failures = 0;
-            listing.is_whole = next.is_none();
-            listing.is_complete = next.is_none();
-            listing.lease = next.map(|_| (job.clone(), now.after(LISTING_LEASE)));
+            listing.lease = Some((job.clone(), now.after(LISTING_LEASE)));
+            if next.is_none()
+                && let Some(listing) = store.under_way.remove(account)
+            {
+                store.whole.insert(account.clone(), StoredListing { is_complete: true, lease: None, ..listing });
+            }
             true
         })
         .await
@@ -355,12 +357,17 @@ impl Listings for SimHome {
 
     async fn page_failed(&self, account: &AccountName, job: &JobKey) -> Result<(), Unavailable> {
         self.in_memory("page failed", |state| {
-            if let Some(listing) = state.store.listings.get_mut(account)
-                && listing.lease.as_ref().is_some_and(|(reader, _)| reader == job)
+            let store = &mut state.store;
+            let Some(listing) = store.under_way.get_mut(account) else { return };
+            if listing.lease.as_ref().is_none_or(|(reader, _)| reader != job) {
+                return;
+            }
+            listing.failures += 1;
+            listing.lease = None;
+            if listing.failures >= 5
+                && let Some(listing) = store.under_way.remove(account)
             {
-                listing.failures += 1;
-                listing.lease = None;
-                listing.is_whole = listing.failures >= 5;
+                store.whole.insert(account.clone(), listing);
             }
         })
         .await
@@ -368,7 +375,7 @@ impl Listings for SimHome {
 
     async fn leave_listing(&self, account: &AccountName, job: &JobKey) -> Result<(), Unavailable> {
         self.in_memory("leave listing", |state| {
-            if let Some(listing) = state.store.listings.get_mut(account)
+            if let Some(listing) = state.store.under_way.get_mut(account)
                 && listing.lease.as_ref().is_some_and(|(reader, _)| reader == job)
             {
                 listing.lease = None;
@@ -379,8 +386,8 @@ impl Listings for SimHome {
 
     async fn listed(&self, account: &AccountName, name: &str) -> Result<Vec<Product>, Unavailable> {
         self.in_memory("listed", |state| {
-            let listing = state.store.listings.get(account);
-            listing.map_or_else(Vec::new, |l| l.products.iter().filter(|p| p.name == name).cloned().collect())
+            let whole = state.store.whole.get(account);
+            whole.map_or_else(Vec::new, |l| l.products.values().filter(|p| p.name == name).cloned().collect())
         })
         .await
     }
@@ -429,8 +436,13 @@ impl Quota for SimHome {
         .await
     }
 
-    async fn polls_in_flight(&self, _account: &AccountName) -> Result<u64, Unavailable> {
-        Ok(1)
+    async fn polls_in_flight(&self, account: &AccountName) -> Result<u64, Unavailable> {
+        let mark = format!("\"account\":\"{account}\"");
+        self.in_memory("polls in flight", |state| {
+            let polls = state.messages.values().filter(|m| m.lane == Kind::StatusPoll && m.body.contains(&mark));
+            polls.count() as u64
+        })
+        .await
     }
 
     fn polls_per_minute(&self, _account: &AccountName) -> f64 {

@@ -112,7 +112,8 @@ pub struct Store {
     pub records: BTreeMap<JobKey, (u64, JobRecord)>,
     pub turns: BTreeMap<TurnKey, (JobKey, Option<Moment>, Moment)>,
     pub owners: BTreeMap<(AccountName, ProductId), JobKey>,
-    pub listings: BTreeMap<AccountName, StoredListing>,
+    pub whole: BTreeMap<AccountName, StoredListing>,
+    pub under_way: BTreeMap<AccountName, StoredListing>,
     pub buckets: BTreeMap<AccountName, Bucket>,
 }
 
@@ -121,8 +122,7 @@ pub struct StoredListing {
     pub started: Moment,
     pub lease: Option<(JobKey, Moment)>,
     pub next: Option<PageLink>,
-    pub products: Vec<Product>,
-    pub is_whole: bool,
+    pub products: BTreeMap<ProductId, Product>,
     pub is_complete: bool,
     pub failures: u32,
 }
@@ -198,9 +198,19 @@ const HORIZON: Duration = Duration::from_secs(7_200);
 const BASE: i64 = 1_700_000_000_000;
 
 impl World {
+    /// The world of a seed, with its faults.
     pub fn new(seed: u64, is_traced: bool) -> Self {
         let mut faults = Chance::new(seed, 2);
         let mix = Mix::draw(&mut faults);
+        Self::with(seed, is_traced, faults, mix)
+    }
+
+    /// A world in which nothing goes wrong.
+    pub fn quiet() -> Self {
+        Self::with(0, false, Chance::new(0, 2), Mix { has_created: true, ..Mix::default() })
+    }
+
+    fn with(seed: u64, is_traced: bool, faults: Chance, mix: Mix) -> Self {
         let birth = Birth { epoch: Epoch(1), at: Moment::from_millis(BASE), is_clean: !mix.starts_unclean };
         let state = State {
             mix,
@@ -315,8 +325,7 @@ impl State {
             self.give_back(who, "cut off");
         }
         if self.strike(loss, "memory lost") {
-            self.store = Store::default();
-            self.reborn();
+            self.forget();
         }
         if self.strike(older, "older memory") && !self.snapshots.is_empty() {
             let pick = self.faults.below(self.snapshots.len() as u64) as usize;
@@ -331,6 +340,12 @@ impl State {
             return Fate::Frozen(span);
         }
         Fate::Nothing
+    }
+
+    /// Nothing is remembered.
+    pub fn forget(&mut self) {
+        self.store = Store::default();
+        self.reborn();
     }
 
     /// The memory begins a new life; what it remembers from before counts as unknown.

@@ -52,7 +52,7 @@ impl<P: Ports> Claimed<'_, P> {
             "submission {} is committed already, and not by this job: its package can no longer be replaced",
             submission.id
         );
-        Did::refused(Cause::new(Kind::Rejected, message))
+        Did::refused(Cause::new(Kind::Changed, message))
     }
 }
 

@@ -115,7 +115,8 @@ async fn ended_jobs_leave_after_thirty_days_in_small_batches_and_jobs_under_way_
         let held = take(&worker, worker.id(), n, Kind::Submission).await;
         let name = if n % 9 == 0 { EndName::Failed } else { EndName::Completed };
         let end = End { name, at: Moment::from_millis(1), reason: None, ticket: Box::new(held.ticket.clone()) };
-        let done = settlement(&held.ticket, Some(held.me), Entry::End(Box::new(end)), Next::Nothing);
+        let done =
+            settlement(&held.ticket, Some(held.me), Entry::End { end: Box::new(end), result: None }, Next::Nothing);
         worker.settle(held.delivery, Some(&held.ticket.key()), done).await.unwrap();
     }
     harness.home.accept(ticket("under-way")).await.unwrap();

@@ -142,7 +142,7 @@ pub(crate) async fn a_ticket_behind_its_record_is_stale_and_one_of_an_ended_job_
     let late = Claimant { worker, number: 3 };
     assert_eq!(try_claim(&home, &old_ticket, late, arrival(&old, &old_ticket)).await, Decided::Stale);
     let end = End { name: EndName::Completed, at: Moment::from_millis(5), reason: None, ticket: Box::new(next) };
-    let done = settlement(&new_ticket, Some(me), Entry::End(Box::new(end)), Next::Nothing);
+    let done = settlement(&new_ticket, Some(me), Entry::End { end: Box::new(end), result: None }, Next::Nothing);
     home.settle(new.delivery, Some(&key("a")), done).await.unwrap();
     assert_eq!(try_claim(&home, &old_ticket, late, arrival(&old, &old_ticket)).await, Decided::Ended);
     drop_ticket(&home, old.delivery, &old_ticket).await;

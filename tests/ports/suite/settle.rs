@@ -59,8 +59,12 @@ pub(crate) async fn an_end_is_announced_once_and_set_aside_unless_it_is_complete
         let id = name.to_string();
         harness.put(&ticket(&id)).await;
         let held = take(&home, worker, number as u64, Kind::Submission).await;
-        let mut done =
-            settlement(&held.ticket, Some(held.me), Entry::End(Box::new(end(&held.ticket, name))), Next::Nothing);
+        let mut done = settlement(
+            &held.ticket,
+            Some(held.me),
+            Entry::End { end: Box::new(end(&held.ticket, name)), result: None },
+            Next::Nothing,
+        );
         done.events = vec![progressed(&held.ticket, 0)];
         assert_eq!(home.settle(held.delivery, Some(&key(&id)), done).await.unwrap(), Settled::Done);
         assert_eq!(names(&harness, &key(&id)).await, [Name::Progressed, name.event()]);
@@ -80,7 +84,12 @@ pub(crate) async fn an_end_that_is_announced_again_is_the_same_event<H: Harness>
     let held = take(&home, worker, 1, Kind::Submission).await;
     harness.put(&held.ticket).await;
     let failed = end(&held.ticket, EndName::Failed);
-    let done = settlement(&held.ticket, Some(held.me), Entry::End(Box::new(failed.clone())), Next::Nothing);
+    let done = settlement(
+        &held.ticket,
+        Some(held.me),
+        Entry::End { end: Box::new(failed.clone()), result: None },
+        Next::Nothing,
+    );
     home.settle(held.delivery, Some(&key("a")), done).await.unwrap();
     let (copy, ticket) = receive(&home, Kind::Submission).await;
     let again = Entry::EndAgain { end: Box::new(failed), set_aside: true };
