@@ -125,11 +125,10 @@ impl<'a> Desk<'a> {
         let mut all = Vec::new();
         let mut next = None;
         loop {
-            let page = match self.read(&Request::ListProducts { next }).await?.response {
-                Response::Products(page) => page,
-                other => return Err(unexpected(&other)),
+            let request = Request::ListProducts { next };
+            let Response::Products(Page { items, next: link }) = self.read(&request).await?.response else {
+                return Err(unexpected(request.operation()));
             };
-            let Page { items, next: link } = page;
             all.extend(items);
             match link {
                 Some(link) => next = Some(link),
@@ -146,11 +145,10 @@ impl<'a> Desk<'a> {
         let mut all = Vec::new();
         let mut next = None;
         loop {
-            let page = match self.read(&Request::ListSubmissions { product, next }).await?.response {
-                Response::Submissions(page) => page,
-                other => return Err(unexpected(&other)),
+            let request = Request::ListSubmissions { product, next };
+            let Response::Submissions(Page { items, next: link }) = self.read(&request).await?.response else {
+                return Err(unexpected(request.operation()));
             };
-            let Page { items, next: link } = page;
             all.extend(items);
             match link {
                 Some(link) => next = Some(link),
@@ -162,13 +160,6 @@ impl<'a> Desk<'a> {
 
 /// An answer to another question: our own mistake.
 #[must_use]
-pub fn unexpected(response: &Response) -> DeskError {
-    let kind = match response {
-        Response::Product(_) => "a product",
-        Response::Products(_) => "a list of products",
-        Response::Submission(_) => "a submission",
-        Response::Submissions(_) => "a list of submissions",
-        Response::Accepted => "an empty answer",
-    };
-    Failure::Permanent(Cause::new(Kind::Internal, format!("a read was answered with {kind}"))).into()
+pub fn unexpected(operation: &str) -> DeskError {
+    Failure::Permanent(Cause::new(Kind::Internal, format!("{operation} was answered with something else"))).into()
 }

@@ -321,7 +321,7 @@ impl ports::Packages for Packages {
 
 /// A name that says kind and submission, so that two jobs may share a folder.
 fn file_name(fetch: &Fetch<'_>) -> String {
-    let kind: String = fetch.kind.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let kind: String = fetch.kind.chars().filter(char::is_ascii_alphanumeric).collect();
     let extension = match kind.to_ascii_lowercase().as_str() {
         "signedpackage" => "zip",
         "drivermetadata" => "json",

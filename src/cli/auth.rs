@@ -8,6 +8,7 @@ use super::{
     exit::Exit,
     output::{Form, Mark, duration},
     stop::{Outcome, Stop},
+    text::Put as _,
 };
 use crate::{app::App, clock, domain::ids::AccountName, engine::ports::SignIn};
 
@@ -68,7 +69,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
                 let mark = style.mark(if tested.exit == Exit::Done { Mark::Done } else { Mark::Failed });
                 let mut out = format!("{mark} {}\n", style.text(&format!("{}: {}", tested.account, tested.text)));
                 if let Some(next) = &tested.next {
-                    out.push_str(&format!("  next: {}\n", style.text(next)));
+                    out.put(format_args!("  next: {}\n", style.text(next)));
                 }
                 context.out.text(&out)?;
             }

@@ -9,6 +9,7 @@ use super::{
     exit::Exit,
     output::{Form, Mark, Problem},
     stop::{Outcome, Stop},
+    text::Put as _,
     worker,
 };
 use crate::app;
@@ -65,7 +66,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Outcome {
                 let accounts = doctor::counted(loaded.settings.accounts.len(), "account");
                 let mut text = format!("{files} · {accounts} · no mistakes");
                 if let Some(origin) = worker::shortened(&loaded) {
-                    text.push_str(&format!(" · waits are shortened by {origin}: for the sandbox only"));
+                    text.put(format_args!(" · waits are shortened by {origin}: for the sandbox only"));
                 }
                 let line = format!("{} {}\n", context.style.mark(Mark::Done), context.style.text(&text));
                 context.out.text(&line)?;

@@ -93,23 +93,19 @@ pub(super) fn account(loaded: &Loaded, named: Option<&str>) -> Result<AccountNam
     let accounts = &loaded.settings.accounts;
     let known = || accounts.keys().map(AccountName::as_str).collect::<Vec<_>>();
     let unknown = |name: &str| Stop::input(unknown_account(name, &known()));
-    match named {
-        Some(name) => {
-            let parsed = AccountName::parse(name).map_err(|_| unknown(name))?;
-            if accounts.contains_key(&parsed) { Ok(parsed) } else { Err(unknown(name)) }
-        }
-        None => {
-            let mut names = accounts.keys();
-            match (names.next(), names.next()) {
-                (Some(only), None) => Ok(only.clone()),
-                (None, _) => Err(Stop::input(unknown_account("", &[]))),
-                (Some(_), Some(_)) => {
-                    let problem = super::output::Problem::new("which account?")
-                        .what(format!("the configuration has {}: {}", accounts.len(), known().join(", ")))
-                        .next("name one with --account NAME");
-                    Err(Stop::input(problem))
-                }
-            }
+    if let Some(name) = named {
+        let parsed = AccountName::parse(name).map_err(|_| unknown(name))?;
+        return if accounts.contains_key(&parsed) { Ok(parsed) } else { Err(unknown(name)) };
+    }
+    let mut keys = accounts.keys();
+    match (keys.next(), keys.next()) {
+        (Some(only), None) => Ok(only.clone()),
+        (None, _) => Err(Stop::input(unknown_account("", &[]))),
+        (Some(_), Some(_)) => {
+            let problem = super::output::Problem::new("which account?")
+                .what(format!("the configuration has {}: {}", accounts.len(), known().join(", ")))
+                .next("name one with --account NAME");
+            Err(Stop::input(problem))
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     intake, job,
     output::{Column, Form, Paint, Problem, Table},
     stop::{Outcome, Stop},
+    text::Put as _,
 };
 use crate::{
     app::App,
@@ -207,7 +208,7 @@ fn show(context: &mut Context, letter: &DeadLetter) -> Outcome {
     let mut out = String::new();
     let mut line = |label: &str, text: &str| {
         let label = style.paint(Paint::Strong, &format!("{label:<10}"));
-        out.push_str(&format!("{label} {}\n", style.text(text)));
+        out.put(format_args!("{label} {}\n", style.text(text)));
     };
     let account = letter.job.as_ref().map(|job| format!("{} · ", job.account)).unwrap_or_default();
     let at = context.times.full(letter.at.timestamp());

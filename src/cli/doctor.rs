@@ -11,6 +11,7 @@ use super::{
     exit::Exit,
     output::{Form, Mark, Paint, duration, size},
     stop::{Outcome, Stop},
+    text::Put as _,
     worker,
 };
 use crate::{
@@ -125,14 +126,15 @@ async fn network(app: &App) -> Vec<Finding> {
                 let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 let found = tokio::time::timeout(Duration::from_secs(10), tokio::net::lookup_host((bare, port))).await;
                 let is_known = found.is_ok_and(|found| found.is_ok_and(|addresses| addresses.count() > 0));
-                findings.push(match is_known {
-                    true => Finding::good("network", format!("{host}: its name is known, direct")),
-                    false => Finding::bad(
+                findings.push(if is_known {
+                    Finding::good("network", format!("{host}: its name is known, direct"))
+                } else {
+                    Finding::bad(
                         "network",
                         Exit::Unavailable,
                         format!("{host}: its name is not known here"),
                         "check DNS, or name the proxy in [http] proxy or HTTPS_PROXY",
-                    ),
+                    )
                 });
             }
             Ok(route) => findings.push(Finding::good("network", format!("{host}: {route}"))),
@@ -288,9 +290,9 @@ fn tell(context: &mut Context, findings: &[Finding]) -> Result<(), Stop> {
             (true, _) => Mark::Failed,
         };
         let label = style.paint(Paint::Strong, &format!("{label:<15}"));
-        out.push_str(&format!("{label} {} {}\n", style.mark(mark), style.text(&finding.text)));
+        out.put(format_args!("{label} {} {}\n", style.mark(mark), style.text(&finding.text)));
         if let Some(next) = &finding.next {
-            out.push_str(&format!("{:<15}   next: {}\n", "", style.text(next)));
+            out.put(format_args!("{:<15}   next: {}\n", "", style.text(next)));
         }
     }
     Ok(context.out.text(&out)?)

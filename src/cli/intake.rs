@@ -351,8 +351,8 @@ pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
         [only] => Ok(only.clone()),
         [] => Err(unknown_job(app, named).await?),
         several => {
-            let names: Vec<String> = several.iter().map(ToString::to_string).collect();
-            let problem = Problem::new(format!("several accounts have a job {id}")).what(names.join(", "));
+            let keys: Vec<String> = several.iter().map(ToString::to_string).collect();
+            let problem = Problem::new(format!("several accounts have a job {id}")).what(keys.join(", "));
             Err(Stop::input(problem.next("name it with its account: ACCOUNT/ID")))
         }
     }
@@ -361,9 +361,9 @@ pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
 /// Nobody knows this job: the nearest name that somebody knows.
 pub(super) async fn unknown_job(app: &App, named: &str) -> Result<Stop, Stop> {
     let latest = app.home.jobs(JobFilter { limit: 1_000, ..JobFilter::default() }).await?;
-    let names: Vec<String> = latest.iter().map(|job| job.key.id.to_string()).collect();
+    let known: Vec<String> = latest.iter().map(|job| job.key.id.to_string()).collect();
     let problem = Problem::new(format!("there is no job {named}"));
-    let problem = match crate::config::nearest(named, names.iter().map(String::as_str)) {
+    let problem = match crate::config::nearest(named, known.iter().map(String::as_str)) {
         Some(near) => problem.next(format!("did you mean {near}?")),
         None => problem.next("longshore job list"),
     };

@@ -21,6 +21,7 @@ use crate::{
     domain::{
         ids::{AccountName, JobKey},
         step::{Kind, Step},
+        time::Moment,
     },
     embedded::{Cancelled, JobFilter, JobSummary, Replayed, State},
 };
@@ -192,9 +193,9 @@ pub(super) fn row(job: &JobSummary) -> Value {
         "step": Step::from_number(job.place.step),
         "generation": job.place.generation,
         "accepted_at": job.accepted_at.timestamp(),
-        "deadline": job.deadline.map(|at| at.timestamp()),
-        "ended_at": job.ended_at.map(|at| at.timestamp()),
-        "next_at": job.next_due.map(|at| at.timestamp()),
+        "deadline": job.deadline.map(Moment::timestamp),
+        "ended_at": job.ended_at.map(Moment::timestamp),
+        "next_at": job.next_due.map(Moment::timestamp),
         "product_id": job.product_id,
         "submission_id": job.submission_id,
         "labels": job.labels,

@@ -9,6 +9,7 @@ use super::{
     output::{Form, Mark, Paint, duration, size},
     result::JobResult,
     stop::Outcome,
+    text::Put as _,
     watch,
 };
 use crate::{
@@ -65,7 +66,7 @@ fn document(view: &JobView, events: &[Event]) -> Value {
 /// One line of the screen: a label in eight columns, and what there is to say.
 fn labelled(context: &Context, out: &mut String, label: &str, text: &str) {
     let label = context.style.paint(Paint::Strong, &format!("{label:<10}"));
-    out.push_str(&format!("{label} {}\n", context.style.text(text)));
+    out.put(format_args!("{label} {}\n", context.style.text(text)));
 }
 
 fn screen(context: &Context, app: &App, view: &JobView, events: &[Event]) -> String {
@@ -119,7 +120,7 @@ fn screen(context: &Context, app: &App, view: &JobView, events: &[Event]) -> Str
     }
     labelled(context, &mut out, "trace", &format!("correlation id {}", summary.key.correlation_id().0));
     for (at, text) in story(view.ticket.as_ref(), events) {
-        out.push_str(&format!("  {}  {}\n", short(at), context.style.text(&text)));
+        out.put(format_args!("  {}  {}\n", short(at), context.style.text(&text)));
     }
     ending(context, view, &mut out);
     out
@@ -131,13 +132,13 @@ fn present(view: &JobView, now: Moment, short: &dyn Fn(Moment) -> String) -> Str
     if let Some(watch) = view.ticket.as_ref().and_then(|ticket| ticket.progress.watch.as_ref())
         && let Some(workflow) = &watch.step
     {
-        text.push_str(&format!("; {workflow}, {} so far", duration(now.since(watch.unchanged_since))));
+        text.put(format_args!("; {workflow}, {} so far", duration(now.since(watch.unchanged_since))));
     }
     if let Some(transfer) = view.transfer.filter(watch::is_fresh) {
-        text.push_str(&format!("; {} of {}", size(transfer.done), size(transfer.total)));
+        text.put(format_args!("; {} of {}", size(transfer.done), size(transfer.total)));
     }
     match view.summary.next_due {
-        Some(due) if due > now => text.push_str(&format!(", goes on {}", short(due))),
+        Some(due) if due > now => text.put(format_args!(", goes on {}", short(due))),
         Some(_) => text.push_str(", waits for a worker"),
         None => {}
     }
@@ -177,7 +178,7 @@ fn ending(context: &Context, view: &JobView, out: &mut String) {
     let style = context.style;
     for file in view.ticket.iter().flat_map(|ticket| &ticket.progress.downloads) {
         let text = format!("{}, {}, SHA-256 {}", file.path, size(file.size), file.sha256);
-        out.push_str(&format!("{} {}\n", style.mark(Mark::Done), style.text(&text)));
+        out.put(format_args!("{} {}\n", style.mark(Mark::Done), style.text(&text)));
     }
     if let Some(reason) = view.end.as_ref().and_then(|end| end.reason.as_ref()) {
         labelled(context, out, "why", &reason.message);

@@ -25,6 +25,7 @@ mod signals;
 mod stop;
 mod submission;
 mod submit;
+mod text;
 mod watch;
 mod worker;
 

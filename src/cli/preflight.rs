@@ -11,7 +11,7 @@ use super::{
     intake,
     output::{Form, Mark, Problem, size},
     stop::{Outcome, Stop},
-    submit,
+    text::Put as _,
 };
 use crate::package::preflight;
 
@@ -20,6 +20,7 @@ use crate::package::preflight;
 /// Exit 2 and the broken rules when a package would be refused.
 ///
 /// Example: longshore preflight build/nic.cab --os WINDOWS_v100_X64_GE_FULL
+#[expect(clippy::doc_markdown, reason = "the text is printed as it stands; a code in backticks could not be pasted")]
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Cabinets, .hlkx or .hckx files
@@ -50,19 +51,12 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         codes.push(if checked.is_ok() { Exit::Done } else { Exit::Input });
         print(context, file, &checked)?;
     }
-    let is_good = codes.iter().all(|code| *code == Exit::Done);
-    Ok(if is_good { Exit::Done } else { worst(codes) })
+    // What is wrong with packages is wrong input, however many there are.
+    Ok(if codes.iter().all(|code| *code == Exit::Done) { Exit::Done } else { Exit::Input })
 }
 
-/// What is wrong with packages is always wrong input, however many there are.
-fn worst(codes: Vec<Exit>) -> Exit {
-    match submit::summed(codes) {
-        Exit::SomeFailed => Exit::Input,
-        exit => exit,
-    }
-}
-
-fn harness_of(file: &Path) -> &'static str {
+/// The test harness that takes a file of this name.
+pub(super) fn harness_of(file: &Path) -> &'static str {
     let is = |wanted: &str| file.extension().is_some_and(|end| end.eq_ignore_ascii_case(wanted));
     if is("hlkx") {
         "hlk"
@@ -91,7 +85,7 @@ fn print(
         let text = format!("{shown} · {} files, {} INF, {}", report.files, report.inf_files.len(), size(report.bytes));
         let mut out = format!("{} {}\n", style.mark(Mark::Done), style.text(&text));
         for warning in &report.warnings {
-            out.push_str(&format!("  note  {}\n", style.text(warning)));
+            out.put(format_args!("  note  {}\n", style.text(warning)));
         }
         context.out.text(&out)?;
     }

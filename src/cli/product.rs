@@ -10,6 +10,7 @@ use super::{
     exit::Exit,
     output::{Column, Form, Paint, Table},
     stop::Outcome,
+    text::Put as _,
 };
 use crate::{
     app::{
@@ -74,9 +75,8 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         Verb::List(list) => run_list(context, &app, list).await,
         Verb::Show(show) => {
             let mut desk = Desk::open(&app, account(&app.loaded, show.account.as_deref())?)?;
-            let product = match desk.read(&Request::GetProduct(show.product)).await?.response {
-                Response::Product(product) => product,
-                other => return Err(desk::unexpected(&other).into()),
+            let Response::Product(product) = desk.read(&Request::GetProduct(show.product)).await?.response else {
+                return Err(desk::unexpected("getProduct").into());
             };
             let maker = app.home.owned(&account(&app.loaded, show.account.as_deref())?).await?;
             let maker = maker.into_iter().find(|(id, _)| *id == product.id).map(|(_, job)| job);
@@ -171,7 +171,7 @@ fn print_one(context: &mut Context, product: &Product, job: Option<&JobKey>) -> 
     }
     let style = context.style;
     let mut out = format!("{} {}\n", style.paint(Paint::Strong, &product.id.to_string()), style.text(&product.name));
-    let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<22} {}\n", style.text(&text)));
+    let mut line = |label: &str, text: String| out.put(format_args!("  {label:<22} {}\n", style.text(&text)));
     if let Some(at) = product.created {
         line("created", context.times.full(at));
     }

@@ -13,6 +13,7 @@ use super::{
     context::{Context, account},
     intake::{self, Text},
     output::Problem,
+    preflight,
     stop::{Outcome, Stop},
     submit::{self, Wishes},
 };
@@ -31,6 +32,7 @@ use crate::{
 /// the result. --new makes another product.
 ///
 /// Example: longshore sign build/nic.cab --product-name "Contoso NIC 2.4.1" --os WINDOWS_v100_X64_GE_FULL
+#[expect(clippy::doc_markdown, reason = "the text is printed as it stands; a code in backticks could not be pasted")]
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Cabinets, .hlkx or .hckx files
@@ -106,7 +108,7 @@ async fn job(
     let to = Url::from_directory_path(&out).map_err(|()| no_url(&out))?;
     let package = PackageSpec { source: source.to_string(), sha256: None, preflight: true, credential: None };
     let facts = app.packages.measure(&package).await?;
-    let harness = arguments.harness.clone().unwrap_or_else(|| harness_of(file).to_owned());
+    let harness = arguments.harness.clone().unwrap_or_else(|| preflight::harness_of(file).to_owned());
     let mut codes = arguments.os.clone();
     codes.sort();
     codes.dedup();
@@ -136,15 +138,4 @@ async fn job(
         members.insert("deadline".to_owned(), json!(deadline));
     }
     Ok(Text { place, bytes: job.to_string().into_bytes() })
-}
-
-fn harness_of(file: &Path) -> &'static str {
-    let is = |wanted: &str| file.extension().is_some_and(|end| end.eq_ignore_ascii_case(wanted));
-    if is("hlkx") {
-        "hlk"
-    } else if is("hckx") {
-        "hck"
-    } else {
-        "attestation"
-    }
 }

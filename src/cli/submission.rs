@@ -8,6 +8,7 @@ use super::{
     exit::Exit,
     output::{Column, Form, Paint, Table},
     stop::Outcome,
+    text::Put as _,
 };
 use crate::{
     app::desk::{self, Desk},
@@ -70,10 +71,10 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         Verb::Show(show) => {
             let mut desk = Desk::open(&app, account(&app.loaded, show.account.as_deref())?)?;
             let request = Request::GetSubmission { product: show.product, submission: show.submission };
-            match desk.read(&request).await?.response {
-                Response::Submission(submission) => print_one(context, &submission),
-                other => Err(desk::unexpected(&other).into()),
-            }
+            let Response::Submission(submission) = desk.read(&request).await?.response else {
+                return Err(desk::unexpected(request.operation()).into());
+            };
+            print_one(context, &submission)
         }
     }
 }
@@ -154,7 +155,7 @@ fn print_one(context: &mut Context, submission: &Submission) -> Outcome {
             Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
             Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
         };
-        out.push_str(&format!("  {name:<16} {}\n", style.text(&text)));
+        out.put(format_args!("  {name:<16} {}\n", style.text(&text)));
     }
     context.out.text(&out)?;
     Ok(Exit::Done)

@@ -9,6 +9,7 @@ use super::{
     output::{Form, Mark, Paint, size},
     result::JobResult,
     stop::{Outcome, Stop},
+    text::Put as _,
     watch::{self, Left, Watch},
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
 ///
 /// Example: longshore submit nic.json --wait
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub(super) struct Arguments {
     /// Files with a job each, or - for stdin with a job, or with one on each line
     #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -103,12 +105,12 @@ pub(super) async fn hand_in(
         Item::Known { view } => super::ending::exit_of(view, &[]),
         Item::Checked(_) | Item::Accepted { .. } => Exit::Done,
     });
-    Ok(summed(codes.collect()))
+    Ok(summed(&codes.collect::<Vec<_>>()))
 }
 
 /// One job: its own code. Several: 1 when some did not go well.
-pub(super) fn summed(codes: Vec<Exit>) -> Exit {
-    match codes.as_slice() {
+pub(super) fn summed(codes: &[Exit]) -> Exit {
+    match codes {
         [only] => *only,
         several if several.iter().all(|code| *code == Exit::Done) => Exit::Done,
         _ => Exit::SomeFailed,
@@ -206,8 +208,8 @@ fn described(checked: &Checked) -> String {
     let package = checked.facts.as_ref().map(|facts| {
         format!(" · {}, {} files, {} INF, SHA-256 {}", size(facts.size), facts.files, facts.inf_files, facts.sha256)
     });
-    let warnings: String = checked.warnings.iter().map(|warning| format!("\n  {warning}")).collect();
-    format!("{} · {} · valid{}{warnings}", checked.job.id, checked.job.account, package.unwrap_or_default())
+    let warnings: Vec<String> = checked.warnings.iter().map(|warning| format!(" · {warning}")).collect();
+    format!("{} · {} · valid{}{}", checked.job.id, checked.job.account, package.unwrap_or_default(), warnings.concat())
 }
 
 /// Names the way to run an ended job again.
@@ -248,7 +250,7 @@ async fn wait(context: &mut Context, app: &App, items: Vec<Item>) -> Outcome {
     if left == Left::Detached {
         say_detached(context, app, &watch).await?;
     }
-    Ok(summed(codes))
+    Ok(summed(&codes))
 }
 
 /// Prints how a followed job stands, and gives its code.
@@ -298,7 +300,7 @@ pub(super) fn print_result(context: &mut Context, view: &JobView) -> Result<(), 
     let mut text = format!("{} {} · {} · {state}\n", style.mark(mark), key.id, key.account);
     let progress = view.ticket.as_ref().map(|ticket| &ticket.progress);
     for file in progress.iter().flat_map(|progress| &progress.downloads) {
-        text.push_str(&format!(
+        text.put(format_args!(
             "  {}  {}  {}\n           SHA-256 {}\n",
             file.kind,
             file.path,
@@ -307,11 +309,11 @@ pub(super) fn print_result(context: &mut Context, view: &JobView) -> Result<(), 
         ));
     }
     for warning in progress.iter().flat_map(|progress| &progress.warnings) {
-        text.push_str(&format!("  note     {warning}\n"));
+        text.put(format_args!("  note     {warning}\n"));
     }
     if let Some(reason) = view.end.as_ref().and_then(|end| end.reason.as_ref()) {
-        text.push_str(&format!("  what     {}\n  next     {}\n", reason.message, reason.next));
-        text.push_str(&format!("  trace    correlation id {}\n", key.correlation_id().0));
+        text.put(format_args!("  what     {}\n  next     {}\n", reason.message, reason.next));
+        text.put(format_args!("  trace    correlation id {}\n", key.correlation_id().0));
     }
     let text: String = text.lines().map(|line| style.text(line).into_owned() + "\n").collect();
     Ok(context.out.text(&text)?)

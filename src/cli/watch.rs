@@ -265,9 +265,9 @@ impl Screen {
         if event.name.is_end() {
             shown.is_done = true;
             if event.name == Name::Completed {
-                shown.row.done(&told)
+                shown.row.done(&told);
             } else {
-                shown.row.failed(&told)
+                shown.row.failed(&told);
             }
             return;
         }

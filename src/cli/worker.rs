@@ -50,12 +50,12 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     })?;
     let crew = app.worker()?;
     announce(context, &app, &server);
-    let served = CancellationToken::new();
+    let no_more = CancellationToken::new();
     let mut tasks = JoinSet::new();
     {
-        let served = served.clone();
+        let no_more = no_more.clone();
         tasks.spawn(async move {
-            if let Err(error) = server.run(served).await {
+            if let Err(error) = server.run(no_more).await {
                 tracing::error!(%error, "health and metrics are no longer served");
             }
         });
@@ -74,7 +74,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
             () = stopping => Ended::CutShort,
         }
     };
-    served.cancel();
+    no_more.cancel();
     tasks.shutdown().await;
     match drained {
         Ended::Drained => context.remark("stopped; nothing is under way here"),

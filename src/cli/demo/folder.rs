@@ -36,8 +36,7 @@ impl Folder {
     /// Makes the folder, and the one for the signed packages.
     pub(super) fn make(out: &Path) -> Result<Self, String> {
         let root = std::env::temp_dir().join(format!("longshore-demo-{}", clock::uuid_v4().simple()));
-        let bytes = clock::random_bytes::<24>();
-        let secret = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+        let secret = format!("{}{}", clock::uuid_v4().simple(), clock::uuid_v4().simple()).into();
         let cannot = |path: &Path, error: &std::io::Error| format!("{} cannot be made: {error}", path.display());
         for folder in ["cabinets", "logs", "home", "sandbox"] {
             let folder = root.join(folder);

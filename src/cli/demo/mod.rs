@@ -207,7 +207,7 @@ fn conclude(
     if findings.broken.is_empty() {
         return Ok(Exit::Done);
     }
-    let problem = findings.broken.iter().fold(Problem::new("the demo failed"), |problem, what| problem.what(what));
+    let problem = findings.broken.iter().cloned().fold(Problem::new("the demo failed"), Problem::what);
     let problem = problem
         .next(format!("read the workers' logs in {}", folder.logs().display()))
         .next("report it with these logs; they hold no secrets");
