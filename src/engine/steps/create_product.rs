@@ -27,7 +27,9 @@ impl<P: Ports> Claimed<'_, P> {
         let product = answer.response.into_product().ok_or_else(|| unexpected("createProduct"))?;
         // ORDER: the owner is written before the result is recorded; only then is the turn over (docs/protocol.md).
         self.ports.home().own(&self.key.account, product.id, &self.key).await?;
-        turns.into_iter().for_each(|turn| self.spend_turn(turn));
+        for turn in turns {
+            self.spend_turn(turn);
+        }
         Ok(Did::done(StepResult::CreateProduct { id: product.id, shared_id: product.shared_id, adopted: false }))
     }
 
