@@ -20,7 +20,7 @@ use crate::{
         service::SignedUrl,
         ticket::{Downloaded, PackageFacts},
     },
-    engine::ports::{self, Fetch, TransferHooks, Upload},
+    engine::ports::{self, Fetch, Fetched, TransferHooks, Upload},
     http,
     package::{preflight, verify},
     seal::Keyring,
@@ -290,7 +290,7 @@ impl ports::Packages for Packages {
         fetch: &Fetch<'_>,
         url: SignedUrl,
         hooks: &H,
-    ) -> Result<Downloaded, Failure> {
+    ) -> Result<Fetched, Failure> {
         let (sinks, folder, name) = (self.sinks.clone(), fetch.spec.to.clone(), file_name(fetch));
         let target = blocking(move || sinks.resolve(&folder, &name)).await?;
         let wanted = download::Wanted { target, max_bytes: self.limits.max_bytes, overwrite: fetch.spec.overwrite };
@@ -299,23 +299,28 @@ impl ports::Packages for Packages {
             download::Outcome::Downloaded(file) => {
                 self.metrics.transferred(Direction::Download, file.size);
                 let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());
-                Ok(Downloaded { kind, path, sha256: file.sha256, size: file.size })
+                Ok(Fetched::Done(Downloaded { kind, path, sha256: file.sha256, size: file.size }))
             }
-            download::Outcome::Paused { done } => {
-                let message = format!("the download stopped after {done} bytes and goes on in its next turn");
-                Err(Failure::Transient(Cause::new(Kind::RetryLater, message)))
-            }
+            download::Outcome::Paused { .. } => Ok(Fetched::Paused),
         }
     }
 
-    async fn verify(&self, signed: &Downloaded, submitted: &PackageSpec, facts: &PackageFacts) -> Result<(), Failure> {
-        let local = self.local(submitted, Some(&facts.sha256)).await?;
-        let (signed, submitted) = (PathBuf::from(&signed.path), local.path.clone());
-        let verified = blocking(move || verify::verify(&signed, &submitted)).await?;
-        for warning in verified.warnings {
-            tracing::warn!(warning, "the signed package was verified in part");
-        }
-        Ok(())
+    async fn verify(
+        &self,
+        signed: &Downloaded,
+        submitted: &PackageSpec,
+        facts: &PackageFacts,
+    ) -> Result<Vec<String>, Failure> {
+        // The source may be gone by now: a build agent's folder, a URL that ran out. That is no fault of the package.
+        let local = match self.local(submitted, Some(&facts.sha256)).await {
+            Ok(local) => Some(local),
+            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => None,
+            Err(failure) => return Err(failure),
+        };
+        let signed = PathBuf::from(&signed.path);
+        let verified =
+            blocking(move || verify::verify(&signed, local.as_ref().map(|local| local.path.as_path()))).await?;
+        Ok(verified.warnings)
     }
 }
 

@@ -363,7 +363,10 @@ fn done_in_words(result: &StepResult) -> String {
         StepResult::Poll { warning, .. } => {
             format!("signing      over{}", warning.as_ref().map(|text| format!("; {text}")).unwrap_or_default())
         }
-        StepResult::Download { files } => format!("download     {} files, verified", files.len()),
+        StepResult::Download { files, warnings } => {
+            let verified = if warnings.is_empty() { "verified" } else { "verified in part" };
+            format!("download     {} files, {verified}", files.len())
+        }
         StepResult::Refused { cause } => format!("refused      {}", cause.message),
     }
 }

@@ -203,6 +203,9 @@ pub struct Progress {
     /// Things a person said are ours, by step.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub adopt: BTreeMap<Step, u64>,
+    /// Since when a worker has not known the job's account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_since: Option<Moment>,
     /// The job was suspect when it first arrived: it may have been accepted, and have called, long before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_acceptance_in_doubt: bool,
@@ -309,6 +312,9 @@ pub enum StepResult {
     Download {
         /// The files.
         files: Vec<Downloaded>,
+        /// What is odd about them, but no reason to refuse.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// The service, or our own check, said no.
     Refused {
@@ -334,7 +340,10 @@ impl Progress {
                 self.watch = Some(watch.clone());
                 self.warnings.extend(warning.clone());
             }
-            StepResult::Download { files } => self.downloads.clone_from(files),
+            StepResult::Download { files, warnings } => {
+                self.downloads.clone_from(files);
+                self.warnings.extend(warnings.iter().cloned());
+            }
             StepResult::Upload { .. } | StepResult::Commit { .. } | StepResult::Refused { .. } => {}
         }
         if !matches!(result, StepResult::Refused { .. }) && !self.done.contains(&step) {

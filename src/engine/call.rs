@@ -18,8 +18,9 @@ use crate::domain::{
 impl<P: Ports> Claimed<'_, P> {
     /// A call that is safe to repeat. A refused token is renewed once.
     pub(super) async fn read(&self, class: QuotaClass, request: &Request) -> Result<Answer, Stop> {
-        let permit = self.permit(class).await?;
+        // The token first: it may take a while, and a permit is for now.
         let token = self.token().await?;
+        let permit = self.permit(class).await?;
         match self.send(request, permit, &token).await {
             Err(Failure::Unauthorized(_)) => {
                 let token = self.renewed(&token).await?;
@@ -53,8 +54,8 @@ impl<P: Ports> Claimed<'_, P> {
     }
 
     async fn write_in_turn(&self, turns: &[TurnKey], request: &Request) -> Result<Answer, Stop> {
-        let permit = self.permit(QuotaClass::Write).await?;
         let token = self.token().await?;
+        let permit = self.permit(QuotaClass::Write).await?;
         crash::point(self.step(), Edge::BeforeBegin);
         let begun = self.begin(turns.first()).await?;
         crash::point(self.step(), Edge::AfterBegin);
@@ -134,20 +135,23 @@ impl<P: Ports> Claimed<'_, P> {
             return Err(Stop::NotHolder);
         }
         let clock = self.ports.clock();
-        let asked = clock.boot_time();
-        let now = self.now();
-        let refusals = self.ticket().refusals;
-        match self.ports.home().permit(&self.key.account, class, refusals, clock.chance()).await? {
-            Admission::Granted { at } => {
-                let waited = clock.boot_time().saturating_sub(asked);
-                let wait = at.since(now).saturating_sub(waited).min(MAX_AHEAD);
-                if wait > Duration::ZERO {
-                    clock.sleep(wait).await;
+        let mut refusals = self.ticket().refusals;
+        loop {
+            match self.ports.home().permit(&self.key.account, class, refusals, clock.chance()).await? {
+                Admission::Granted { at } => {
+                    clock.sleep(at.since(self.now())).await;
+                    self.note_permit();
+                    return Ok(Permit::granted());
                 }
-                Ok(Permit::granted())
-            }
-            Admission::Refused { until, by_gate } => {
-                Err(Stop::Wait { until, why: if by_gate { Waiting::Gate } else { Waiting::Permit } })
+                // A look of several reads that parked at every refusal would begin anew each time, and never end: what
+                // has begun to read waits here, for as long as its handler may.
+                Admission::Refused { until, by_gate: false } if self.has_had_permit() && !self.is_out_of_time() => {
+                    refusals = refusals.saturating_add(1);
+                    clock.sleep(until.since(self.now())).await;
+                }
+                Admission::Refused { until, by_gate } => {
+                    return Err(Stop::Wait { until, why: if by_gate { Waiting::Gate } else { Waiting::Permit } });
+                }
             }
         }
     }
@@ -192,9 +196,6 @@ impl<P: Ports> Claimed<'_, P> {
         }
     }
 }
-
-/// The longest wait for a permit that was granted ahead; the quota never grants one further ahead.
-const MAX_AHEAD: Duration = Duration::from_secs(3);
 
 impl Stop {
     /// Is it certain that the write was not executed?

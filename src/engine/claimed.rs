@@ -84,6 +84,8 @@ pub(super) struct Claimed<'a, P: Ports> {
     renewed_ms: AtomicU64,
     gate_ms: AtomicI64,
     has_begun: AtomicBool,
+    has_had_permit: AtomicBool,
+    stopped: Mutex<Option<Stop>>,
     spent_turns: Mutex<Vec<TurnKey>>,
 }
 
@@ -110,8 +112,29 @@ impl<'a, P: Ports> Claimed<'a, P> {
             renewed_ms,
             gate_ms: AtomicI64::new(i64::MIN),
             has_begun: AtomicBool::new(false),
+            has_had_permit: AtomicBool::new(false),
+            stopped: Mutex::new(None),
             spent_turns: Mutex::new(Vec::new()),
         }
+    }
+
+    pub(super) fn note_permit(&self) {
+        self.has_had_permit.store(true, Ordering::Relaxed);
+    }
+
+    /// Has this handler called already?
+    pub(super) fn has_had_permit(&self) -> bool {
+        self.has_had_permit.load(Ordering::Relaxed)
+    }
+
+    /// Keeps why a transfer could not get what it asked its handler for: a wait must not count as the transfer's failure.
+    pub(super) fn note_stop(&self, stop: Stop) {
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
+    }
+
+    /// How a transfer's failure is to be understood.
+    pub(super) fn transfer_stop(&self, failure: Failure) -> Stop {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Stop::Failed(failure))
     }
 
     /// Notes a turn that is over once the step's result is recorded.

@@ -84,6 +84,7 @@ impl<P: Ports> Claimed<'_, P> {
     fn done(&self, result: StepResult) -> Settlement {
         let step = self.step();
         let mut ticket = self.ticket().clone();
+        ticket.progress.unknown_since = None;
         ticket.progress.apply(step, &result);
         if matches!(step, Step::CreateProduct | Step::CreateSubmission) {
             ticket.progress.made_at = Some(self.now());
@@ -105,7 +106,7 @@ impl<P: Ports> Claimed<'_, P> {
 
     /// A download that the service does not offer is a warning, not a failure.
     fn add_missing_downloads(&self, ticket: &mut Ticket, result: &StepResult) {
-        let (Some(spec), StepResult::Download { files }) = (&self.taken.work.download, result) else { return };
+        let (Some(spec), StepResult::Download { files, .. }) = (&self.taken.work.download, result) else { return };
         for kind in &spec.kinds {
             if !files.iter().any(|file| file.kind.eq_ignore_ascii_case(kind)) {
                 ticket.progress.warnings.push(format!("{kind} was not there to be downloaded"));
@@ -171,6 +172,7 @@ impl<P: Ports> Claimed<'_, P> {
         }
         let mut ticket = self.ticket().clone().next_try(self.capped(at));
         ticket.progress.watch = Some(watch);
+        ticket.progress.unknown_since = None;
         ticket.attempts = 0;
         self.settlement(Entry::Outcome(Outcome::Nothing), events, Some(ticket))
     }
@@ -237,8 +239,10 @@ impl<P: Ports> Claimed<'_, P> {
                     events.push(self.event(Name::Stuck, n::STUCK, data));
                 }
             }
-            Waiting::Gate | Waiting::Turn | Waiting::Listing | Waiting::Look | Waiting::NextTurn | Waiting::Account => {
+            Waiting::Account => {
+                ticket.progress.unknown_since = ticket.progress.unknown_since.or(Some(self.now()));
             }
+            Waiting::Gate | Waiting::Turn | Waiting::Listing | Waiting::Look | Waiting::NextTurn => {}
         }
         // The same place in a new message has no redelivery flag, and another copy may call while this one is parked:
         // every parked ticket is marked (docs/adr/0010). It costs nothing while the record is known.
@@ -362,8 +366,11 @@ impl<P: Ports> Claimed<'_, P> {
             }
         };
         let reason = self.reason(class, cause.clone());
-        let refused = Finished::Refused(StepResult::Refused { cause });
-        self.end(EndName::Failed, Some(reason), self.ticket().clone(), Some(refused))
+        // A look's own failure is no answer to the write: the doubt must outlive this generation, or a retry would call
+        // again without a look (docs/adr/0006).
+        let is_in_doubt = self.record.needs_look() && self.step().retry_class().needs_begin() && !self.has_begun();
+        let refused = (!is_in_doubt).then_some(Finished::Refused(StepResult::Refused { cause }));
+        self.end(EndName::Failed, Some(reason), self.ticket().clone(), refused)
     }
 }
 

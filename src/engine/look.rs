@@ -8,10 +8,10 @@ use super::{
 use crate::domain::{
     adopt::{Found, ProductEvidence, ProductQuestion, SubmissionQuestion},
     event::Candidate,
-    failure::Failure,
+    failure::{Cause, Failure, Kind},
     ids::ProductId,
     plan::Look,
-    service::{Product, Request, Submission},
+    service::{Product, Request, Submission, SubmissionKind},
     step::{QuotaClass, Step},
     ticket::StepResult,
     time::Moment,
@@ -25,6 +25,8 @@ enum Sight {
     NotThere { is_complete: bool },
     /// Only a person can tell.
     Open(Vec<Candidate>),
+    /// Another's thing stands where ours would have to.
+    Blocked(String),
 }
 
 /// How the handler goes on after a look.
@@ -50,6 +52,8 @@ impl<P: Ports> Claimed<'_, P> {
     fn judge(&self, sight: Sight, look: Look) -> Looked {
         match (sight, look.then) {
             (Sight::There(result), _) => Looked::Did(Did::done(result)),
+            (Sight::Blocked(message), None) => Looked::Did(Did::refused(Cause::new(Kind::Changed, message))),
+            (Sight::Blocked(_), Some(ending)) => Looked::Did(Did::End(ending)),
             (Sight::NotThere { .. } | Sight::Open(_), Some(ending)) => Looked::Did(Did::End(ending)),
             (Sight::NotThere { .. } | Sight::Open(_), None) if !look.is_last => {
                 Looked::Did(Did::LookAgain { at: look.next })
@@ -176,8 +180,18 @@ impl<P: Ports> Claimed<'_, P> {
         let all = self.all_submissions(self.product_id()?).await?;
         let progress = &self.ticket().progress;
         let question = SubmissionQuestion { job: &self.key, name: &wanted.name, kind: wanted.kind, progress };
+        let is_initial = |s: &&Submission| s.kind.eq_ignore_ascii_case("initial");
         Ok(match question.decide(&all) {
-            Found::Ours(id) => Sight::There(StepResult::CreateSubmission { id, adopted: true }),
+            Found::Ours(id) => {
+                self.spend_turn(self.product_turn()?);
+                Sight::There(StepResult::CreateSubmission { id, adopted: true })
+            }
+            // A person said that the one initial submission is not ours: no other can be made.
+            Found::Nothing if wanted.kind == SubmissionKind::Initial && all.iter().any(|s| is_initial(&s)) => {
+                Sight::Blocked(
+                    "the product has an initial submission that is not this job's, and can have only one".to_owned(),
+                )
+            }
             Found::Nothing => Sight::NotThere { is_complete: true },
             Found::Open(candidates) => Sight::Open(candidates),
         })
@@ -202,6 +216,7 @@ impl<P: Ports> Claimed<'_, P> {
     async fn look_at_commit(&self) -> Result<Sight, Stop> {
         let submission = self.get_submission(QuotaClass::Write).await?;
         Ok(if submission.is_committed() == Some(true) {
+            self.spend_turn(self.product_turn()?);
             Sight::There(StepResult::Commit { adopted: true })
         } else {
             Sight::NotThere { is_complete: true }

@@ -439,6 +439,15 @@ pub enum Upload {
     NotHolder,
 }
 
+/// How a download ended without a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The file is whole.
+    Done(Downloaded),
+    /// It stopped because the handler's time is up: go on in the next turn.
+    Paused,
+}
+
 /// A thing to fetch.
 #[derive(Debug, Clone)]
 pub struct Fetch<'a> {
@@ -485,9 +494,9 @@ pub trait Packages: Send + Sync + 'static {
         fetch: &Fetch<'_>,
         url: SignedUrl,
         hooks: &H,
-    ) -> impl Future<Output = Result<Downloaded, Failure>> + Send;
+    ) -> impl Future<Output = Result<Fetched, Failure>> + Send;
 
-    /// Does the signed package hold what was submitted?
+    /// Does the signed package hold what was submitted? Says what could not be compared.
     ///
     /// # Errors
     /// [`Failure::Permanent`] with kind verification.
@@ -496,7 +505,7 @@ pub trait Packages: Send + Sync + 'static {
         signed: &Downloaded,
         submitted: &PackageSpec,
         facts: &PackageFacts,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
 }
 
 /// Time and chance.

@@ -193,7 +193,7 @@ impl<P: Ports> Worker<P> {
     /// A job of an account that nobody here knows waits a while: this worker's configuration may be the older one.
     fn unknown_account(&self, claimed: &Claimed<'_, P>) -> Result<Did, Stop> {
         let (now, parks) = (claimed.now(), &self.settings.parks);
-        if now.since(claimed.ticket().accepted_at) >= parks.unknown_account_for {
+        if claimed.ticket().progress.unknown_since.is_some_and(|since| now.since(since) >= parks.unknown_account_for) {
             return Ok(Did::AccountRemoved);
         }
         Err(Stop::Wait { until: now.after(parks.unknown_account), why: Waiting::Account })

@@ -37,12 +37,16 @@ struct Submitted {
 /// # Errors
 /// Permanent, kind `Verification`: it does not open, lacks an INF or a catalog, or an INF is another one. Transient,
 /// kind `LocalIo`: our disk failed.
-pub fn verify(signed_zip: &Path, submitted: &Path) -> Result<Verified, Failure> {
+pub fn verify(signed_zip: &Path, submitted: Option<&Path>) -> Result<Verified, Failure> {
     let mut warnings = Vec::new();
-    let wanted = match submitted_infs(submitted) {
-        Ok(wanted) => wanted,
-        Err(Error::Io(error)) => return Err(disk(submitted, &error)),
-        Err(error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64)) => {
+    let wanted = match submitted.map(|path| (path, submitted_infs(path))) {
+        None => {
+            warnings.push("the submitted package can no longer be read; its INF files were not compared".to_owned());
+            Vec::new()
+        }
+        Some((_, Ok(wanted))) => wanted,
+        Some((path, Err(Error::Io(error)))) => return Err(disk(path, &error)),
+        Some((_, Err(error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64)))) => {
             warnings.push(format!("the submitted package is no cabinet or archive that can be read ({error}); its INF files were not compared"));
             Vec::new()
         }
@@ -169,7 +173,7 @@ mod tests {
         let (zip, cab) = (dir.path().join("signed.zip"), dir.path().join("submitted"));
         fs::write(&zip, signed).unwrap();
         fs::write(&cab, submitted).unwrap();
-        verify(&zip, &cab)
+        verify(&zip, Some(&cab))
     }
 
     const INF: &[u8] = b"[Version]\r\nClass=Net\r\n";
@@ -218,7 +222,10 @@ mod tests {
     fn what_cannot_be_compared_is_told() {
         let verified = check(&zip_of(&[("nic.cat", b"c")]), b"not a package at all").unwrap();
         assert_eq!(verified.warnings.len(), 1);
-        assert!(matches!(verify(Path::new("/nowhere.zip"), Path::new("/nowhere.cab")), Err(Failure::Transient(_))));
+        assert!(matches!(
+            verify(Path::new("/nowhere.zip"), Some(Path::new("/nowhere.cab"))),
+            Err(Failure::Transient(_))
+        ));
     }
 
     #[test]

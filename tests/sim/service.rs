@@ -14,7 +14,9 @@ use longshore::{
         ticket::{Downloaded, PackageFacts},
         time::Moment,
     },
-    engine::ports::{CallIds, Clock, Fetch, Packages, Permit, Ports, Service, SignIn, Token, TransferHooks, Upload},
+    engine::ports::{
+        CallIds, Clock, Fetch, Fetched, Packages, Permit, Ports, Service, SignIn, Token, TransferHooks, Upload,
+    },
 };
 use secrecy::SecretString;
 use serde_json::{Map, Value};
@@ -328,18 +330,28 @@ impl Packages for SimPackages {
         fetch: &Fetch<'_>,
         _url: SignedUrl,
         _hooks: &H,
-    ) -> Result<Downloaded, Failure> {
+    ) -> Result<Fetched, Failure> {
         self.world.edge(self.who, "download").await;
         let path = fetch.submission.to_string();
-        Ok(Downloaded { kind: fetch.kind.to_owned(), sha256: Sha256::of(path.as_bytes()), path, size: 1 })
+        Ok(Fetched::Done(Downloaded {
+            kind: fetch.kind.to_owned(),
+            sha256: Sha256::of(path.as_bytes()),
+            path,
+            size: 1,
+        }))
     }
 
-    async fn verify(&self, signed: &Downloaded, submitted: &PackageSpec, _facts: &PackageFacts) -> Result<(), Failure> {
+    async fn verify(
+        &self,
+        signed: &Downloaded,
+        submitted: &PackageSpec,
+        _facts: &PackageFacts,
+    ) -> Result<Vec<String>, Failure> {
         let state = self.world.lock();
         let id: SubmissionId = signed.path.parse().unwrap();
         let by: JobKey = serde_json::from_str(submitted.source.trim_start_matches("sim:")).unwrap();
         let is_ours = state.submissions.iter().any(|s| s.id == id && s.blob.as_ref() == Some(&by));
-        if is_ours { Ok(()) } else { Err(refused(CauseKind::Verification, "foreign bytes")) }
+        if is_ours { Ok(Vec::new()) } else { Err(refused(CauseKind::Verification, "foreign bytes")) }
     }
 }
 

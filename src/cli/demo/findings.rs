@@ -266,7 +266,7 @@ fn verify_again(signed: &Path, sha256: &Sha256, cabinet: &Path) -> Result<(), St
     if Sha256::of(&bytes) != *sha256 {
         return Err(format!("{} is not what was downloaded", signed.display()));
     }
-    verify::verify(signed, cabinet).map(|_| ()).map_err(|failure| failure.to_string())
+    verify::verify(signed, Some(cabinet)).map(|_| ()).map_err(|failure| failure.to_string())
 }
 
 /// Looks for the account's secret in everything that was written, but for where it lies by design.

@@ -12,7 +12,7 @@ use crate::{
     },
     engine::{
         claimed::{Claimed, Stop},
-        ports::{Ports, TurnKey},
+        ports::Ports,
     },
 };
 
@@ -20,11 +20,11 @@ impl<P: Ports> Claimed<'_, P> {
     pub(super) async fn create_submission(&self) -> Result<Did, Stop> {
         let product = self.product_id()?;
         let wanted = self.new_submission()?;
-        let turns = [TurnKey::Product(self.key.account.clone(), product)];
         let request = Request::CreateSubmission { product, name: wanted.name, kind: wanted.kind };
-        let answer = self.write(&turns, &request).await;
-        self.give_turns_back(&turns).await;
-        let submission = answer?.response.into_submission().ok_or_else(|| unexpected("createSubmission"))?;
+        // The turn outlives an unclear answer: the write may still be on its way.
+        let answer = self.write(&[self.product_turn()?], &request).await?;
+        self.spend_turn(self.product_turn()?);
+        let submission = answer.response.into_submission().ok_or_else(|| unexpected("createSubmission"))?;
         Ok(Did::done(StepResult::CreateSubmission { id: submission.id, adopted: false }))
     }
 

@@ -10,7 +10,7 @@ use crate::{
     },
     engine::{
         claimed::{Claimed, Stop},
-        ports::{Fetch, Packages, Ports, TransferHooks, Views},
+        ports::{Fetch, Fetched, Packages, Ports, TransferHooks, Views},
     },
 };
 
@@ -20,11 +20,11 @@ const SIGNED: &str = "signedPackage";
 impl<P: Ports> Claimed<'_, P> {
     pub(super) async fn download(&self) -> Result<Did, Stop> {
         let Some(spec) = &self.taken.work.download else {
-            return Ok(Did::done(StepResult::Download { files: Vec::new() }));
+            return Ok(Did::done(StepResult::Download { files: Vec::new(), warnings: Vec::new() }));
         };
         let (product, submission) = self.submission_ids()?;
         let read = self.get_submission(QuotaClass::Download).await?;
-        let mut files = Vec::new();
+        let (mut files, mut warnings) = (Vec::new(), Vec::new());
         for kind in &spec.kinds {
             let Some(item) = read.download(kind) else {
                 if kind.eq_ignore_ascii_case(SIGNED) {
@@ -35,15 +35,19 @@ impl<P: Ports> Claimed<'_, P> {
             };
             let fetch = Fetch { product, submission, kind, spec };
             let hooks = Hooks { claimed: self, kind };
-            let file = self.ports.packages().download(&fetch, item.url.clone(), &hooks).await.map_err(Stop::Failed)?;
+            let fetched = self.ports.packages().download(&fetch, item.url.clone(), &hooks).await;
+            let file = match fetched.map_err(|failure| self.transfer_stop(failure))? {
+                Fetched::Done(file) => file,
+                Fetched::Paused => return Err(self.next_turn()),
+            };
             if kind.eq_ignore_ascii_case(SIGNED)
                 && let (Some(package), Some(facts)) = (&self.taken.work.package, &self.ticket().progress.package)
             {
-                self.ports.packages().verify(&file, package, facts).await.map_err(Stop::Failed)?;
+                warnings.extend(self.ports.packages().verify(&file, package, facts).await.map_err(Stop::Failed)?);
             }
             files.push(file);
         }
-        Ok(Did::done(StepResult::Download { files }))
+        Ok(Did::done(StepResult::Download { files, warnings }))
     }
 }
 

@@ -85,10 +85,14 @@ impl<P: Ports> Claimed<'_, P> {
 
     async fn commit(&self) -> Result<Did, Stop> {
         let (product, submission) = self.submission_ids()?;
-        let turns = [TurnKey::Product(self.key.account.clone(), product)];
-        let answer = self.write(&turns, &Request::Commit { product, submission }).await;
-        self.give_turns_back(&turns).await;
-        answer.map(|_| Did::done(StepResult::Commit { adopted: false }))
+        self.write(&[self.product_turn()?], &Request::Commit { product, submission }).await?;
+        self.spend_turn(self.product_turn()?);
+        Ok(Did::done(StepResult::Commit { adopted: false }))
+    }
+
+    /// One write in flight at a time per product.
+    pub(super) fn product_turn(&self) -> Result<TurnKey, Stop> {
+        Ok(TurnKey::Product(self.key.account.clone(), self.product_id()?))
     }
 
     /// The ids that the step needs: from the spec, or learned on the way.

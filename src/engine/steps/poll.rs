@@ -37,6 +37,12 @@ impl<P: Ports> Claimed<'_, P> {
             let message = "the service accepted the commit and does not show it".to_owned();
             return Ok(Did::Person { message, candidates: Vec::new() });
         }
+        if submission.verdict() == Verdict::Almost
+            && watch.almost_since.is_some_and(|since| now.since(since) >= self.settings.waits.almost_for)
+        {
+            let message = "the workflow is complete and the service does not show the signed package".to_owned();
+            return Ok(Did::Person { message, candidates: Vec::new() });
+        }
         let moved = self.moved(&watch, &submission);
         let at = now.after(self.next_poll(&watch, now).await?);
         Ok(Did::PollAgain { at, watch, moved })

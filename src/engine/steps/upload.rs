@@ -35,7 +35,7 @@ impl<P: Ports> Claimed<'_, P> {
             return Err(Stop::Failed(Failure::Transient(cause)));
         };
         let sent = self.ports.packages().upload(package, facts, slot.url.clone(), &Hooks { claimed: self }).await;
-        match sent.map_err(Stop::Failed)? {
+        match sent.map_err(|failure| self.transfer_stop(failure))? {
             Upload::Done { bytes } => Ok(Did::done(StepResult::Upload { bytes })),
             Upload::Paused => Err(self.next_turn()),
             Upload::NotHolder => Err(Stop::NotHolder),
@@ -92,9 +92,9 @@ pub(super) async fn fresh_url<P: Ports>(
             .map(|item| item.url.clone())
             .ok_or_else(|| later(&format!("the submission no longer shows its {kind}"))),
         Err(Stop::Failed(failure)) => Err(failure),
-        Err(Stop::Wait { .. }) => Err(later("the account's rate leaves no call for a new URL now")),
-        Err(Stop::NotHolder) => Err(later("the claim no longer holds")),
-        Err(Stop::Down(down)) => Err(later(&down.to_string())),
-        Err(Stop::Panicked) => Err(later("the handler panicked")),
+        Err(stop) => {
+            claimed.note_stop(stop);
+            Err(later("no new URL can be had now"))
+        }
     }
 }
