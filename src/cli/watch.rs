@@ -160,6 +160,9 @@ pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mu
     };
     // What is under way is finished, unless somebody presses Ctrl-C once more.
     stop.cancel();
+    if matches!(left, Ok(Left::Detached)) {
+        context.remark("finishing the call under way; Ctrl-C once more leaves at once");
+    }
     tokio::select! {
         _ = &mut working => {}
         () = signals.now.cancelled() => {}

@@ -1,5 +1,12 @@
 //! The program as people and scripts meet it: real processes against the sandbox.
-#![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by them"
+)]
 
 mod bad_input;
 mod endings;
