@@ -297,25 +297,24 @@ pub(super) fn print_result(context: &mut Context, view: &JobView) -> Result<(), 
         State::Accepted | State::Running | State::Waiting | State::Cancelling => Mark::Waiting,
     };
     let key = &view.summary.key;
-    let mut text = format!("{} {} · {} · {state}\n", style.mark(mark), key.id, key.account);
+    let mut lines = Vec::new();
     let progress = view.ticket.as_ref().map(|ticket| &ticket.progress);
     for file in progress.iter().flat_map(|progress| &progress.downloads) {
-        text.put(format_args!(
-            "  {}  {}  {}\n           SHA-256 {}\n",
-            file.kind,
-            file.path,
-            size(file.size),
-            file.sha256
-        ));
+        lines.push(format!("{}  {}  {}", file.kind, file.path, size(file.size)));
+        lines.push(format!("         SHA-256 {}", file.sha256));
     }
-    for warning in progress.iter().flat_map(|progress| &progress.warnings) {
-        text.put(format_args!("  note     {warning}\n"));
-    }
+    lines.extend(progress.iter().flat_map(|progress| &progress.warnings).map(|warning| format!("note     {warning}")));
     if let Some(reason) = view.end.as_ref().and_then(|end| end.reason.as_ref()) {
-        text.put(format_args!("  what     {}\n  next     {}\n", reason.message, reason.next));
-        text.put(format_args!("  trace    correlation id {}\n", key.correlation_id().0));
+        lines.push(format!("what     {}", reason.message));
+        lines.push(format!("next     {}", reason.next));
+        lines.push(format!("trace    correlation id {}", key.correlation_id().0));
     }
-    let text: String = text.lines().map(|line| style.text(line).into_owned() + "\n").collect();
+    // The mark brings its own colour; everything else is made safe to show.
+    let head = format!("{} · {} · {state}", key.id, key.account);
+    let mut text = format!("{} {}\n", style.mark(mark), style.text(&head));
+    for line in lines {
+        text.put(format_args!("  {}\n", style.text(&line)));
+    }
     Ok(context.out.text(&text)?)
 }
 

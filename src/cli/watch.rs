@@ -12,7 +12,7 @@ use super::{
     context::Context,
     ending,
     exit::Exit,
-    output::{Form, Row, Rows, duration, size},
+    output::{Form, Row, Rows, Style, duration, size},
     result::JobError,
     signals::Signals,
     stop::Stop,
@@ -160,6 +160,9 @@ pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mu
     };
     // What is under way is finished, unless somebody presses Ctrl-C once more.
     stop.cancel();
+    if matches!(left, Ok(Left::Detached)) {
+        context.remark("finishing the call under way; Ctrl-C once more leaves at once");
+    }
     tokio::select! {
         _ = &mut working => {}
         () = signals.now.cancelled() => {}
@@ -227,6 +230,7 @@ struct Screen {
     rows: Option<Rows>,
     shown: BTreeMap<JobKey, Shown>,
     is_single: bool,
+    style: Style,
 }
 
 /// What is shown of one job.
@@ -242,13 +246,25 @@ impl Screen {
     fn new(context: &Context, jobs: usize) -> Self {
         // Rows for people only: a script that reads JSON wants a quiet stderr.
         let is_shown = context.form() == Form::Table || std::io::stderr().is_terminal();
-        Self { rows: is_shown.then(|| context.rows()), shown: BTreeMap::new(), is_single: jobs == 1 }
+        Self {
+            rows: is_shown.then(|| context.rows()),
+            shown: BTreeMap::new(),
+            is_single: jobs == 1,
+            style: context.aside,
+        }
     }
 
     fn of(&mut self, job: &JobKey) -> Option<&mut Shown> {
-        let rows = self.rows.as_ref()?;
+        let (rows, is_single) = (self.rows.as_ref()?, self.is_single);
+        let row = || {
+            if !is_single {
+                return rows.row(job.id.as_str(), job.id.as_str().len().max(12));
+            }
+            rows.print(&self.style.text(&format!("{} · {}", job.id, job.account)));
+            rows.row("", 0)
+        };
         Some(self.shown.entry(job.clone()).or_insert_with(|| Shown {
-            row: rows.row(job.id.as_str(), job.id.as_str().len().max(12)),
+            row: row(),
             is_done: false,
             moving_since: None,
             doing: String::new(),
@@ -274,12 +290,13 @@ impl Screen {
         shown.is_done = false;
         shown.doing.clone_from(&told);
         shown.since = clock::monotonic();
-        // One job has room for its whole story: what is done stays above the row that moves.
+        // One job has room for its whole story: what is done stays, and a new row below it moves.
         if is_single
             && event.data.get("done").is_some()
             && let Some(rows) = rows
         {
-            rows.row("", 0).done(&told);
+            shown.row.done(&told);
+            shown.row = rows.row("", 0);
         } else {
             shown.row.doing(&told);
         }

@@ -192,8 +192,10 @@ fn conclude(
     } else {
         let style = context.style;
         let files = findings.packages.len();
+        // The last of the rows that moved has no line end behind it.
+        let gap = if style.is_live && context.aside.is_live { "\n\n" } else { "\n" };
         let text = format!(
-            "\n{}   {}\n{}     {files} signed packages below {} · {} in all\n{}      longshore submit --help · README.md, \"your own account\"\n",
+            "{gap}{}   {}\n{}     {files} signed packages below {} · {} in all\n{}      longshore submit --help · README.md, \"your own account\"\n",
             style.paint(super::output::Paint::Strong, "verdict"),
             findings.verdict_line(),
             style.paint(super::output::Paint::Strong, "files"),

@@ -46,10 +46,8 @@ impl Rows {
         let bar = match &self.target {
             Target::Live(rows) => {
                 let bar = rows.add(ProgressBar::new_spinner());
-                // a fixed template is always one
-                bar.set_style(
-                    ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-                );
+                // A moving row stays on one line however narrow the screen is; its last word may take more.
+                bar.set_style(template("{wide_msg}"));
                 Some(bar)
             }
             Target::Lines(_) => None,
@@ -119,7 +117,10 @@ impl Row {
         let style = self.rows.style;
         let said = line(&style, &self.label, Some(mark), text);
         match &self.bar {
-            Some(bar) if is_last => bar.finish_with_message(said),
+            Some(bar) if is_last => {
+                bar.set_style(template("{msg}"));
+                bar.finish_with_message(said);
+            }
             Some(bar) => bar.set_message(said),
             None if self.said.as_deref() == Some(&said) => {}
             None => {
@@ -128,6 +129,11 @@ impl Row {
             }
         }
     }
+}
+
+/// A fixed template is always one.
+fn template(text: &str) -> ProgressStyle {
+    ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 fn line(style: &Style, label: &str, mark: Option<Mark>, text: &str) -> String {
