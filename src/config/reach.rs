@@ -12,7 +12,7 @@ use std::{
 /// Settings that are read through a method of this folder, and how that is called.
 const BY_METHOD: [(&str, &str); 1] = [("home.data_dir", "loaded.data_dir()")];
 
-/// All Rust files below this folder but this one's own.
+/// All Rust files below this folder but those of the configuration.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -26,7 +26,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The code of a file that knows the configuration: without comments and tests, a chain of fields on one line.
 fn shipped(text: &str) -> Option<String> {
-    if !text.contains("config::") {
+    if !text.contains("config::") && !text.contains("loaded.settings") {
         return None;
     }
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
