@@ -91,9 +91,12 @@ impl App {
         let metrics = Metrics::new().map_err(|error| Error::Metrics(error.to_string()))?;
         let client = http::client(&settings::http(&told))?;
         let endpoint = TokenEndpoint::new(client.clone(), told.identity.response_timeout);
+        let endpoint = endpoint.with(settings::identity(&told));
         let endpoint = Counted::new(endpoint, metrics.clone());
         let tokens = Cache::new(Shelf::new(home.clone()), endpoint, SystemClock::default(), keys::keyring(&loaded)?);
+        let tokens = tokens.with(settings::identity(&told));
         let api = hardware::Client::new(told.endpoints.hardware.url(), client.clone(), told.http.response_timeout)?;
+        let api = api.with_largest_answer(settings::largest_answer(&told));
         let service = Arc::new(Service::new(Arc::clone(&told), tokens, api, metrics.clone()));
         let spools = loaded.data_dir().join("spool");
         let spool = spools.join(crate::clock::uuid_v4().simple().to_string());

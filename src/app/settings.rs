@@ -1,4 +1,7 @@
 //! From the configuration to what each part is told: plain values, by hand, so that no part knows the configuration.
+//!
+//! A key is read as `section.key`, with the section's own name: a test of the configuration looks for just that, here and
+//! wherever else the configuration is known.
 
 use std::time::Duration;
 
@@ -7,14 +10,14 @@ use crate::{
     domain::{claim, plan, quota, retry},
     embedded,
     engine::settings as engine,
-    http, transfer,
+    http, identity, sandbox, transfer,
     transfer::{sink::SinkRules, source},
 };
 
 /// Between two looks whether an account has become known.
 const UNKNOWN_ACCOUNT: Duration = Duration::from_secs(32);
 
-/// What the engine is told.
+/// What the engine is transfer.
 #[must_use]
 pub fn engine(settings: &config::Settings) -> engine::Settings {
     let config::Settings { worker, memory, waits, retry, quota, jobs, markers, .. } = settings;
@@ -41,6 +44,8 @@ pub fn engine(settings: &config::Settings) -> engine::Settings {
             ],
             metadata_for: jobs.metadata_limit,
             stuck_after: waits.stuck.attestation,
+            stuck_after_review: waits.stuck.hlk,
+            commit_shown_for: jobs.commit_shown,
             fresh_for: jobs.recent_create,
             ..plan::Waits::default()
         },
@@ -56,6 +61,9 @@ pub fn engine(settings: &config::Settings) -> engine::Settings {
             product_turn: waits.turns.product_taken,
             listing: waits.parks.listing,
             unavailable: waits.parks.memory_down_first,
+            unavailable_most: waits.parks.memory_down_last,
+            busy_least: waits.parks.busy_least,
+            busy_most: waits.parks.busy_most,
             newer: waits.parks.newer_version,
             unknown_account: UNKNOWN_ACCOUNT.min(waits.parks.unknown_account),
             unknown_account_for: waits.parks.unknown_account,
@@ -68,17 +76,21 @@ pub fn engine(settings: &config::Settings) -> engine::Settings {
     }
 }
 
-/// What the embedded home is told.
+/// What the embedded home is transfer.
 #[must_use]
 pub fn home(loaded: &Loaded) -> embedded::Options {
     let settings = &loaded.settings;
     embedded::Options {
         policy: engine(settings).claim,
         retention: settings.memory.retention,
+        retention_batch: settings.memory.retention_batch,
         limits: settings.accounts.iter().map(|(name, account)| (name.clone(), limits(settings, account))).collect(),
         turn_for: settings.waits.turns.name,
         listing_for: settings.waits.listings.keep,
         listing_lease: settings.worker.lease,
+        page_failures: settings.waits.listings.page_failures,
+        control_for: settings.waits.parks.control_life,
+        delivery_limit: settings.worker.delivery_limit,
         sweep: settings.worker.holder_check,
         ..embedded::Options::new(loaded.data_dir())
     }
@@ -88,8 +100,9 @@ pub fn home(loaded: &Loaded) -> embedded::Options {
 #[must_use]
 pub fn limits(settings: &config::Settings, account: &Account) -> quota::Limits {
     let config::Settings { quota, gate, .. } = settings;
+    let hardware = account.hardware_rate(&settings.limits);
     quota::Limits {
-        calls_per_minute: f64::from(account.hardware_rate(&settings.limits).calls_per_minute),
+        calls_per_minute: f64::from(hardware.calls_per_minute),
         download_share: quota.download_share,
         poll_share: quota.poll_share,
         ahead: quota.ahead,
@@ -97,6 +110,7 @@ pub fn limits(settings: &config::Settings, account: &Account) -> quota::Limits {
         wait_max: quota.park_most,
         waiting_memory: quota.waiting_decay,
         floor_per_minute: f64::from(quota.floor),
+        slow_down: quota.slow_down,
         recovery_per_minute: quota.recovery,
         failures_to_close: gate.close_after,
         close_for_min: gate.first,
@@ -116,21 +130,61 @@ pub fn http(settings: &config::Settings) -> http::Options {
     }
 }
 
+/// The largest answer of the hardware API that is read, in bytes.
+#[must_use]
+pub fn largest_answer(settings: &config::Settings) -> usize {
+    usize::try_from(settings.http.max_answer.0).unwrap_or(usize::MAX)
+}
+
+/// What sign-in is transfer.
+#[must_use]
+pub fn identity(settings: &config::Settings) -> identity::Settings {
+    let identity = &settings.identity;
+    identity::Settings {
+        renew_early: identity.renew_early,
+        renew_jitter: identity.renew_jitter,
+        unused_before_end: identity.unused_before_end,
+        lease: identity.lease,
+        refused_for: identity.refused_for,
+        default_pause: identity.default_pause,
+        pause_cap: identity.pause_cap,
+        max_attempts: identity.max_attempts,
+        backoff_base: identity.backoff_base,
+        backoff_cap: identity.backoff_cap,
+        assertion_backdate: identity.assertion_backdate,
+        assertion_life: identity.assertion_life,
+    }
+}
+
+/// What the sandbox is told: the table of the overlay, and what the configuration says over it.
+///
+/// # Errors
+/// [`toml::de::Error`] names the key that the sandbox does not know, or its value that is of no use.
+pub fn sandbox(settings: &config::Settings) -> Result<sandbox::Options, toml::de::Error> {
+    let overlay: toml::Table = config::SANDBOX.parse()?;
+    let mut table = overlay.get("sandbox").and_then(toml::Value::as_table).cloned().unwrap_or_default();
+    table.extend(settings.sandbox.0.clone());
+    table.try_into()
+}
+
 /// How packages are moved.
 #[must_use]
 pub fn transfer(settings: &config::Settings) -> transfer::Settings {
-    let told = &settings.transfer;
+    let transfer = &settings.transfer;
     transfer::Settings {
-        single_shot_max: told.single_shot.0,
-        block_size: told.block_size.0,
-        concurrency: usize::try_from(told.concurrency).unwrap_or(1),
-        attempts: told.block_attempts,
-        backoff_base: told.backoff_base,
-        backoff_cap: told.backoff_cap,
-        request_timeout: told.base_timeout,
-        min_rate: told.least_rate.0,
-        idle_timeout: told.idle_timeout,
-        renew_margin: told.renew_url_before,
+        single_shot_max: transfer.single_shot.0,
+        block_size: transfer.block_size.0,
+        concurrency: usize::try_from(transfer.concurrency).unwrap_or(1),
+        attempts: transfer.block_attempts,
+        backoff_base: transfer.backoff_base,
+        backoff_cap: transfer.backoff_cap,
+        request_timeout: transfer.base_timeout,
+        min_rate: transfer.least_rate.0,
+        idle_timeout: transfer.idle_timeout,
+        renew_margin: transfer.renew_url_before,
+        max_renewals: transfer.max_renewals,
+        commit_rounds: transfer.commit_rounds,
+        speed_up_after: transfer.speed_up_after,
     }
 }
 
@@ -166,23 +220,77 @@ pub fn sinks(settings: &config::Settings) -> SinkRules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::time::Moment;
 
     #[test]
-    fn the_defaults_of_configuration_and_engine_are_the_same_waits() {
-        let told = engine(&config::defaults());
-        let known = engine::Settings::default();
-        assert_eq!(told.waits.product_looks, known.waits.product_looks);
-        assert_eq!(told.waits.submission_looks, known.waits.submission_looks);
-        assert_eq!(told.waits.commit_looks, known.waits.commit_looks);
-        assert_eq!(told.waits.settling, known.waits.settling);
-        assert_eq!(format!("{:?}", told.waits.polls), format!("{:?}", known.waits.polls));
-        assert_eq!(format!("{:?}", told.parks), format!("{:?}", known.parks));
-        assert_eq!(format!("{:?}", told.retry), format!("{:?}", known.retry));
-        assert_eq!(format!("{:?}", told.claim), format!("{:?}", known.claim));
+    fn the_defaults_of_configuration_and_adapters_are_the_same() {
+        let settings = config::defaults();
+        assert_eq!(transfer(&settings), transfer::Settings::default());
+        assert_eq!(identity(&settings), identity::Settings::default());
+        let account = overlaid().settings.accounts.into_values().next().unwrap();
+        assert_eq!(limits(&settings, &account), quota::Limits::default());
+        let (told, known) = (engine(&settings), engine::Settings::default());
+        assert_eq!(told.waits, known.waits);
+        assert_eq!(format!("{told:?}"), format!("{known:?}"));
     }
 
     #[test]
-    fn the_defaults_of_configuration_and_transfer_are_the_same() {
-        assert_eq!(transfer(&config::defaults()), transfer::Settings::default());
+    fn the_defaults_of_configuration_and_home_are_the_same() {
+        let loaded = config::load_in(&config::Surroundings::default(), &[]).unwrap();
+        let known = embedded::Options::new(loaded.data_dir());
+        assert_eq!(format!("{:?}", home(&loaded)), format!("{known:?}"));
+    }
+
+    /// The configuration with the overlay of the sandbox and an account.
+    fn overlaid() -> Loaded {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sandbox.toml");
+        let account = "\n[accounts.contoso]\ntenant_id = \"11111111-2222-4333-8444-555555555555\"\n\
+            client_id = \"66666666-7777-4888-8999-aaaaaaaaaaaa\"\ncredential = { secret = \"env:NONE\" }\n";
+        std::fs::write(&file, format!("{}{account}", config::SANDBOX)).unwrap();
+        config::load_in(&config::Surroundings::default(), &[file]).unwrap()
+    }
+
+    #[test]
+    fn every_wait_that_the_overlay_shortens_reaches_its_part() {
+        let secs = Duration::from_secs;
+        let loaded = overlaid();
+        let settings = &loaded.settings;
+        let told = engine(settings);
+        assert_eq!(told.claim.lease, secs(12));
+        assert_eq!(told.claim.lost_record_pause, secs(2));
+        assert_eq!(told.claim.memory_grace, secs(3_600), "it stays: a fresh memory is a clean one");
+        assert_eq!(told.waits.product_looks, [secs(1), secs(2), secs(3)]);
+        assert_eq!(told.waits.submission_looks, [secs(0), secs(2)]);
+        assert_eq!(told.waits.commit_looks, [secs(0), secs(1)]);
+        assert_eq!(told.waits.settling, secs(5 + 2), "the response time-out and a sixth of the lease");
+        assert_eq!([0, 1, 60, 90_000].map(|age| told.waits.poll_interval(secs(age)).as_secs()), [1, 2, 2, 2]);
+        assert_eq!(told.retry.cap, secs(8));
+        let parks = told.parks;
+        for short in [parks.control, parks.name_turn, parks.product_turn, parks.listing] {
+            assert_eq!(short, secs(1));
+        }
+        assert_eq!([parks.down(0.0), parks.down(1.0)], [secs(1), secs(8)]);
+        let busy = |seconds: i64| parks.busy(Moment::from_millis(seconds * 1_000), Moment::default());
+        assert_eq!(busy(600), Moment::default().after(secs(16)));
+        let home = home(&loaded);
+        assert_eq!((home.turn_for, home.policy.lease), (secs(30), secs(12)));
+        let limits = home.limits.into_values().next().unwrap();
+        assert!((limits.calls_per_minute - 1_200.0).abs() < f64::EPSILON);
+        assert_eq!(limits.wait_max, secs(16));
+        assert_eq!((limits.close_for_min, limits.close_for_max), (secs(1), secs(8)));
+        assert_eq!(http(settings).response_timeout, secs(5));
+    }
+
+    #[test]
+    fn the_sandbox_reads_its_table_and_refuses_what_it_does_not_know() {
+        let mut settings = overlaid().settings;
+        let told = sandbox(&settings).unwrap();
+        assert_eq!((told.speed, told.list_lag), (60.0, Duration::from_secs(1)));
+        settings.sandbox.0.insert("list_lag".to_owned(), "250ms".into());
+        assert_eq!(sandbox(&settings).unwrap().list_lag, Duration::from_millis(250));
+        assert_eq!(sandbox(&config::defaults()).unwrap().list_lag, Duration::from_secs(1));
+        settings.sandbox.0.insert("list_lga".to_owned(), "250ms".into());
+        assert!(sandbox(&settings).unwrap_err().to_string().contains("list_lga"));
     }
 }

@@ -275,8 +275,8 @@ async fn cancel(context: &mut Context, app: &App, key: &JobKey) -> Outcome {
             return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {}", key.id))));
         }
     };
-    let waits = &app.loaded.settings.waits.parks;
-    watch::work_for(app, key, waits.cancel).await?;
+    let parks = &app.loaded.settings.waits.parks;
+    watch::work_for(app, key, parks.cancel).await?;
     let Some(view) = app.home.job(key).await? else { return Err(intake::unknown_job(app, key.id.as_str()).await?) };
     if context.form() != Form::Table {
         context.out.document(&JobResult::of(&view))?;

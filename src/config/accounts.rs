@@ -20,8 +20,6 @@ section! {
         pub client_id: Uuid,
         /// How the application proves who it is.
         pub credential: Credential,
-        /// AMQP users that may name this account; empty: operators only; `*`: anybody.
-        pub producers: Option<Vec<String>>,
         /// Token endpoint, where it differs from `[identity]`.
         pub token_version: Option<TokenVersion>,
         /// Signature of assertions, where it differs from `[identity]`.
@@ -44,8 +42,6 @@ section! {
     pub struct AccountRate {
         /// Calls per minute.
         pub calls_per_minute: Option<u32> => PerMinute,
-        /// Calls that may go out at once after a quiet time.
-        pub burst: Option<u32> => Burst,
     }
 }
 
@@ -62,16 +58,11 @@ section! {
     pub struct Rate {
         /// Calls per minute.
         pub calls_per_minute: u32 => PerMinute,
-        /// Calls that may go out at once after a quiet time.
-        pub burst: u32 => Burst,
     }
 }
 
 /// The range of calls per minute, the same for `[limits]` and for accounts.
 struct PerMinute;
-
-/// The range of bursts, the same for `[limits]` and for accounts.
-struct Burst;
 
 macro_rules! same_rule {
     ($name:ident, $range:expr) => {
@@ -97,24 +88,13 @@ macro_rules! same_rule {
     };
 }
 same_rule!(PerMinute, 1_u32..=60_000);
-same_rule!(Burst, 1_u32..=1_000);
 
 impl Account {
     /// The rate of the hardware API: the account's own word, else that of `[limits]`.
     #[must_use]
     pub fn hardware_rate(&self, limits: &Limits) -> Rate {
         let own = self.limits.as_ref().and_then(|limits| limits.hardware.as_ref());
-        Rate {
-            calls_per_minute: own.and_then(|own| own.calls_per_minute).unwrap_or(limits.hardware.calls_per_minute),
-            burst: own.and_then(|own| own.burst).unwrap_or(limits.hardware.burst),
-        }
-    }
-
-    /// May this AMQP user name the account? Operators are asked about elsewhere.
-    #[must_use]
-    pub fn admits(&self, producer: Option<&str>) -> bool {
-        let producers = self.producers.iter().flatten();
-        producers.into_iter().any(|name| name == "*" || producer == Some(name.as_str()))
+        Rate { calls_per_minute: own.and_then(|own| own.calls_per_minute).unwrap_or(limits.hardware.calls_per_minute) }
     }
 }
 

@@ -30,11 +30,6 @@ fn accounts(settings: &Settings, reader: &mut Reader<'_>) {
             let problem = format!("the same tenant_id and client_id as accounts.{first}: they share one quota");
             reader.wrong(&format!("accounts.{name}.client_id"), problem);
         }
-        for (index, producer) in account.producers.iter().flatten().enumerate() {
-            if producer.is_empty() {
-                reader.wrong(&format!("accounts.{name}.producers[{index}]"), "an empty name");
-            }
-        }
     }
 }
 
@@ -62,9 +57,6 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
         if less > more {
             reader.wrong(lower, format!("{} is more than {higher}, {}", Span(less), Span(more)));
         }
-    }
-    if transfer.concurrency > transfer.max_concurrency {
-        reader.wrong("transfer.concurrency", "more than transfer.max_concurrency");
     }
 }
 

@@ -29,8 +29,8 @@ pub use self::{
     read::Described,
     secret::{SecretError, SecretProblem, SecretReference},
     settings::{
-        BaseUrl, Endpoints, Home, HostPattern, ImdsUrl, LogFilter, LogFormat, Markers, Place, Places, ProxyUrl, Raw,
-        Security, Settings, Telemetry, is_loopback,
+        BaseUrl, Endpoints, Home, HostPattern, LogFilter, LogFormat, Markers, Place, ProxyUrl, Raw, Security, Settings,
+        Sinks, Sources, Telemetry, is_loopback,
     },
     show::{Shown, Value},
 };
@@ -139,5 +139,7 @@ pub(crate) fn defaults() -> Settings {
     load_in(&Surroundings::default(), &[]).unwrap().settings
 }
 
+#[cfg(test)]
+mod reach;
 #[cfg(test)]
 mod tests;

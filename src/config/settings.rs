@@ -9,7 +9,7 @@ use super::{
     accounts::{Account, Limits},
     read::{Described, Reader, Setting, choice, section},
     secret::SecretReference,
-    waits::{Gate, Http, Identity, Jobs, Memory, Preflight, Quota, Retry, Transfer, Waits, Worker},
+    waits::{Gate, Http, Identity, Jobs, Memory, Quota, Retry, Transfer, Waits, Worker},
 };
 use crate::domain::ids::AccountName;
 
@@ -20,12 +20,12 @@ section! {
         pub home: Home,
         /// Who speaks for which seller account.
         pub accounts: BTreeMap<AccountName, Account>,
-        /// Sealing keys and operators.
+        /// Sealing keys.
         pub security: Security,
         /// Where packages may come from.
-        pub sources: Places,
+        pub sources: Sources,
         /// Where downloads may go.
-        pub sinks: Places,
+        pub sinks: Sinks,
         /// The worker.
         pub worker: Worker,
         /// Jobs.
@@ -50,8 +50,6 @@ section! {
         pub identity: Identity,
         /// Upload and download.
         pub transfer: Transfer,
-        /// Bounds on packages.
-        pub preflight: Preflight,
         /// Base URLs.
         pub endpoints: Endpoints,
         /// The sandbox's own settings, which it reads itself.
@@ -108,22 +106,28 @@ impl Setting for Place {
 }
 
 section! {
-    /// Sealing keys and operators.
+    /// Sealing keys.
     pub struct Security {
         /// Keys that seal tokens and signed URLs; the first seals, all open.
         pub keys: Vec<SecretReference>,
-        /// AMQP users that may name any account.
-        pub operators: Vec<String>,
     }
 }
 
 section! {
-    /// Places that sources may come from, or downloads may go to.
-    pub struct Places {
-        /// Folders below which files may lie; `None`: wherever the user may.
+    /// Places that packages may come from.
+    pub struct Sources {
+        /// Folders below which files may lie; `None`: wherever the user may read.
         pub roots: Option<Vec<PathBuf>>,
         /// Hosts, those below a name as `*.name`.
         pub hosts: Vec<HostPattern>,
+    }
+}
+
+section! {
+    /// Places that downloads may go to.
+    pub struct Sinks {
+        /// Folders below which files may be written; `None`: wherever the user may write.
+        pub roots: Option<Vec<PathBuf>>,
     }
 }
 
@@ -186,28 +190,12 @@ section! {
         pub authority: BaseUrl,
         /// Hardware API.
         pub hardware: BaseUrl,
-        /// Review replies.
-        pub reviews: BaseUrl,
-        /// Analytics.
-        pub analytics: BaseUrl,
-        /// Store collections.
-        pub collections: BaseUrl,
-        /// Store purchases.
-        pub purchase: BaseUrl,
-        /// Partner Center's own API.
-        pub partner: BaseUrl,
-        /// Managed identity of a virtual machine.
-        pub imds: ImdsUrl,
     }
 }
 
 /// `https`, or plain `http` to a loopback address; no user, query or fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(Url);
-
-/// The same, but plain `http` to any address: the managed-identity endpoint is so by design.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImdsUrl(Url);
 
 /// A proxy: `http` or `https` to any host, no password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,7 +257,6 @@ macro_rules! url_setting {
     };
 }
 url_setting!(BaseUrl, is_loopback);
-url_setting!(ImdsUrl, |_| true);
 url_setting!(ProxyUrl, |_| true);
 
 section! {

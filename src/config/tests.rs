@@ -72,9 +72,9 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(settings.waits.looks.product, [secs(60), secs(300), secs(600)]);
     assert_eq!(settings.waits.looks.submission, [secs(0), secs(60)]);
     assert_eq!(settings.waits.looks.commit, [secs(0), secs(30)]);
-    assert_eq!(settings.limits.hardware, Rate { calls_per_minute: 20, burst: 1 });
+    assert_eq!(settings.limits.hardware, Rate { calls_per_minute: 20 });
     assert_eq!(settings.settling_time(), secs(310));
-    assert_eq!(settings.worker.renew_every(), secs(20));
+    assert_eq!(settings.worker.call_within(), secs(10));
     assert_eq!(settings.memory.retention, secs(30 * 86_400));
     assert_eq!(settings.transfer.max_package, Size(u64::from(u32::MAX)));
     assert!(settings.markers.submissions && !settings.markers.products);
@@ -170,7 +170,7 @@ fn all_mistakes_are_told_at_once_each_with_its_place() {
 tenant_id = "contoso.com"
 client_id = "66666666-7777-4888-8999-aaaaaaaaaaaa"
 credential = { secret = "hunter2hunter2" }
-  prodcers = ["build"]
+  tokn_version = "v2"
 
 [worker]
 laese = "3s"
@@ -261,12 +261,10 @@ fn an_account_may_be_set_by_the_environment_alone() {
         .with("LONGSHORE__ACCOUNTS__CONTOSO_EU__TENANT_ID", "11111111-2222-4333-8444-555555555555")
         .with("LONGSHORE__ACCOUNTS__CONTOSO_EU__CLIENT_ID", "66666666-7777-4888-8999-aaaaaaaaaaaa")
         .with("LONGSHORE__ACCOUNTS__CONTOSO_EU__CREDENTIAL__SECRET", "env:CONTOSO_SECRET")
-        .with("LONGSHORE__ACCOUNTS__CONTOSO_EU__PRODUCERS", "build, release")
         .with("LONGSHORE__ACCOUNTS__CONTOSO_EU__LIMITS__HARDWARE__CALLS_PER_MINUTE", "40");
     let settings = place.load(&[]).unwrap().settings;
     let account = &settings.accounts[&"contoso-eu".parse().unwrap()];
-    assert_eq!(account.hardware_rate(&settings.limits), Rate { calls_per_minute: 40, burst: 1 });
-    assert!(account.admits(Some("release")) && !account.admits(Some("stranger")) && !account.admits(None));
+    assert_eq!(account.hardware_rate(&settings.limits), Rate { calls_per_minute: 40 });
     let Credential::Secret(secret) = &account.credential else { panic!("{:?}", account.credential) };
     let found = secret.resolve_with("k", |name| (name == "CONTOSO_SECRET").then(|| "s".to_owned())).unwrap();
     assert_eq!(found.expose_secret(), "s");
@@ -285,7 +283,6 @@ fn settings_that_do_not_fit_each_other_are_refused() {
         ("[waits.polls]\nfirst = \"2m\"".into(), "waits.polls.first: 2m is more than waits.polls.second, 32s"),
         ("[worker]\ndrain = \"10s\"".into(), "worker.drain: 10s is less than 5m"),
         ("[waits.turns]\nname = \"60s\"".into(), "waits.turns.name: 1m is less than 15m"),
-        ("[transfer]\nmax_concurrency = 2".into(), "transfer.concurrency: more than"),
         ("[waits.looks]\nproduct = []".into(), "empty: at least one is needed"),
         ("[waits.looks]\nproduct = [\"2s\", \"1s\"]".into(), "each must be later"),
         ("[sources]\nhosts = [\"https://x.com/\"]".into(), "sources.hosts[0]: not a host"),
@@ -306,7 +303,7 @@ fn settings_that_do_not_fit_each_other_are_refused() {
 }
 
 #[test]
-fn plain_http_is_for_loopback_and_the_managed_identity_alone() {
+fn plain_http_is_for_loopback_alone() {
     for (url, is_accepted) in [
         ("http://127.0.0.1:8080/x", true),
         ("http://127.9.9.9", true),

@@ -49,8 +49,6 @@ section! {
         pub product: Vec<Duration> => Rising(secs(0)..=hours(1)),
         /// After an unclear create of a submission.
         pub submission: Vec<Duration> => Rising(secs(0)..=hours(1)),
-        /// After an unclear create of a shipping label.
-        pub label: Vec<Duration> => Rising(secs(0)..=hours(1)),
         /// After an unclear commit.
         pub commit: Vec<Duration> => Rising(secs(0)..=hours(1)),
     }
@@ -76,22 +74,6 @@ section! {
     }
 }
 
-impl Polls {
-    /// The wait before the next poll of a step of this age.
-    #[must_use]
-    pub fn at(&self, age: Duration) -> Duration {
-        if age < self.first_for {
-            self.first
-        } else if age < self.second_for {
-            self.second
-        } else if age < self.third_for {
-            self.third
-        } else {
-            self.last
-        }
-    }
-}
-
 section! {
     /// Turns of several jobs at one thing.
     pub struct Turns {
@@ -109,7 +91,7 @@ section! {
     pub struct Parks {
         /// Between two tries of a control ticket to find its record.
         pub control: Duration => millis(100)..=mins(10),
-        /// Life of a control ticket whose job's deadline is unknown.
+        /// How long the wish to cancel a job that nobody has claimed stands, when its deadline is unknown.
         pub control_life: Duration => mins(1)..=days(90),
         /// For a listing that another worker reads.
         pub listing: Duration => millis(100)..=mins(10),
@@ -123,7 +105,7 @@ section! {
         pub busy_least: Duration => millis(10)..=mins(1),
         /// For a record whose holder lives, at most.
         pub busy_most: Duration => millis(100)..=mins(10),
-        /// First wait while the memory is out of reach; it doubles.
+        /// Shortest wait while the memory is out of reach.
         pub memory_down_first: Duration => secs(1)..=mins(10),
         /// Longest wait while the memory is out of reach.
         pub memory_down_last: Duration => secs(1)..=hours(1),
@@ -149,10 +131,8 @@ section! {
     pub struct Stuck {
         /// Signing of an attestation package.
         pub attestation: Duration => mins(1)..=days(30),
-        /// Signing of an HLK package.
+        /// Signing of a package of another test harness than attestation.
         pub hlk: Duration => mins(1)..=days(60),
-        /// Every other step.
-        pub other: Duration => mins(1)..=days(30),
     }
 }
 
@@ -165,8 +145,6 @@ section! {
         pub backoff_base: Duration => millis(10)..=mins(1),
         /// Longest wait between attempts.
         pub backoff_cap: Duration => secs(1)..=days(1),
-        /// Longest time spent on repeats inside the process.
-        pub in_process: Duration => secs(0)..=secs(30),
     }
 }
 
@@ -190,7 +168,7 @@ section! {
         /// Share of the rate that polls may use.
         pub poll_share: f64 => 0.05..=1.0,
         /// How far ahead a permit may be given.
-        pub ahead: Duration => secs(0)..=secs(10),
+        pub ahead: Duration => secs(0)..=secs(3),
         /// Shortest wait of a ticket that got no permit.
         pub park_least: Duration => millis(100)..=mins(1),
         /// Longest wait of a ticket that got no permit.
@@ -207,10 +185,6 @@ section! {
         pub recovery: f64 => 0.01..=1.0,
         /// Calls per minute below which the learned rate never falls.
         pub floor: u32 => 1_u32..=60,
-        /// One write at a time for the whole account instead of for each product.
-        pub one_write_per_account: bool,
-        /// Processes that share a rate when the memory is out of reach.
-        pub max_workers: u32 => 1_u32..=1000,
     }
 }
 
@@ -233,16 +207,12 @@ section! {
         pub poison_after: u32 => 2_u32..=100,
         /// Caught panics in a row that make a job poison.
         pub poison_after_panics: u32 => 1_u32..=100,
+        /// Times a message is given out and never settled before it is set aside as poison.
+        pub delivery_limit: u32 => 10_u32..=10_000,
     }
 }
 
 impl Worker {
-    /// How often a lease is renewed: every third of it.
-    #[must_use]
-    pub fn renew_every(&self) -> Duration {
-        self.lease / 3
-    }
-
     /// How soon after `begin` a call must go out: a sixth of the lease.
     #[must_use]
     pub fn call_within(&self) -> Duration {
@@ -261,6 +231,8 @@ section! {
         pub metadata_limit: Duration => secs(1)..=days(7),
         /// How long an id that the job made itself may answer 404 before that is believed.
         pub recent_create: Duration => secs(0)..=hours(1),
+        /// How long a commit that was accepted may not be shown.
+        pub commit_shown: Duration => mins(1)..=hours(1),
     }
 }
 
@@ -271,7 +243,7 @@ section! {
         pub grace: Duration => mins(1)..=days(7),
         /// For how long ended jobs, events and dead letters stay.
         pub retention: Duration => days(1)..=days(365),
-        /// Ended jobs removed in one transaction.
+        /// Rows of one kind removed in one transaction.
         pub retention_batch: u32 => 1_u32..=10_000,
         /// How far the service's clock and ours may differ.
         pub clock_tolerance: Duration => secs(1)..=hours(1),
@@ -285,7 +257,7 @@ section! {
         pub connect_timeout: Duration => millis(100)..=mins(2),
         /// Time to the whole answer of a call.
         pub response_timeout: Duration => secs(1)..=mins(30),
-        /// The largest answer that is read, but for packages.
+        /// The largest answer of the hardware API that is read.
         pub max_answer: super::Size => super::Size(64 << 10)..=super::Size(256 << 20),
         /// Proxy; `None`: `HTTPS_PROXY` and `NO_PROXY`.
         pub proxy: Option<super::ProxyUrl>,
@@ -337,10 +309,8 @@ section! {
         pub single_shot: super::Size => super::Size(0)..=super::Size(64 << 20),
         /// Size of a block.
         pub block_size: super::Size => super::Size(64 << 10)..=super::Size(100 << 20),
-        /// Blocks sent at once at first.
+        /// Blocks of one package sent at once.
         pub concurrency: u32 => 1_u32..=16,
-        /// Blocks sent at once at most.
-        pub max_concurrency: u32 => 1_u32..=16,
         /// Blocks in a row without trouble that add one more at once.
         pub speed_up_after: u32 => 1_u32..=1000,
         /// Attempts of one block.
@@ -357,37 +327,11 @@ section! {
         pub idle_timeout: Duration => secs(1)..=mins(10),
         /// Life left of an upload URL below which a new one is fetched.
         pub renew_url_before: Duration => secs(0)..=hours(2),
-        /// Upload URLs of one package.
-        pub max_urls: u32 => 1_u32..=10,
-        /// Rounds of "put what is missing, then the block list".
+        /// Signed URLs of one transfer that are replaced because they were refused.
+        pub max_renewals: u32 => 1_u32..=10,
+        /// How often a block list may be refused because a block is missing.
         pub commit_rounds: u32 => 1_u32..=10,
         /// The largest package.
         pub max_package: super::Size => super::Size(1 << 20)..=super::Size(190 << 30),
-    }
-}
-
-section! {
-    /// Bounds on what a package may cost before anything is sent.
-    pub struct Preflight {
-        /// Files in one package.
-        pub max_entries: u32 => 1_u32..=1_000_000,
-        /// Bytes in one package, inflated.
-        pub max_inflated: super::Size => super::Size(1 << 20)..=super::Size(190 << 30),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn polls_slow_down_with_the_age_of_the_step() {
-        let settings = crate::config::defaults();
-        let polls = &settings.waits.polls;
-        for (age, wait) in
-            [(0, 8), (59, 8), (60, 32), (3_599, 32), (3_600, 128), (21_599, 128), (21_600, 512), (999_999, 512)]
-        {
-            assert_eq!(polls.at(secs(age)), secs(wait), "{age}");
-        }
     }
 }

@@ -237,8 +237,18 @@ impl Work {
     /// The product's name, when one is to be made.
     #[must_use]
     pub fn product_name(&self) -> Option<&str> {
+        self.product_member("productName")
+    }
+
+    /// What the product's packages are tested with, when one is to be made.
+    #[must_use]
+    pub fn test_harness(&self) -> Option<&str> {
+        self.product_member("testHarness")
+    }
+
+    fn product_member(&self, name: &str) -> Option<&str> {
         match &self.product {
-            Target::Create(members) => members.get("productName").and_then(Value::as_str),
+            Target::Create(members) => members.get(name).and_then(Value::as_str),
             Target::Existing(_) => None,
         }
     }

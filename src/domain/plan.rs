@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     claim::{Finished, Record},
     event::End,
+    job::Work,
     step::Step,
     ticket::{StepResult, Ticket},
     time::Moment,
@@ -33,6 +34,8 @@ pub struct Waits {
     pub metadata_for: Duration,
     /// A workflow step that takes longer is announced as stuck, once.
     pub stuck_after: Duration,
+    /// The same where a package of another harness than attestation is known to be signed: people review those.
+    pub stuck_after_review: Duration,
     /// How long the service may take to show a commit that it accepted.
     pub commit_shown_for: Duration,
     /// A 404 on an id that this job made is transient for so long.
@@ -64,6 +67,7 @@ impl Default for Waits {
             almost_for: Duration::from_secs(1_800),
             metadata_for: Duration::from_secs(21_600),
             stuck_after: Duration::from_secs(21_600),
+            stuck_after_review: Duration::from_secs(7 * 86_400),
             commit_shown_for: Duration::from_secs(600),
             fresh_for: Duration::from_secs(600),
         }
@@ -77,6 +81,15 @@ impl Waits {
             Step::CreateSubmission => &self.submission_looks,
             Step::Commit => &self.commit_looks,
             Step::Preflight | Step::Upload | Step::Poll | Step::Download => &[],
+        }
+    }
+
+    /// The age above which a workflow step is called stuck. A product that the job did not make is taken for attestation.
+    #[must_use]
+    pub fn stuck_after(&self, work: &Work) -> Duration {
+        match work.test_harness() {
+            Some(harness) if !harness.eq_ignore_ascii_case("attestation") => self.stuck_after_review,
+            Some(_) | None => self.stuck_after,
         }
     }
 
@@ -226,7 +239,7 @@ mod tests {
         claim::{Arrival, Wish},
         claim::{Birth, Claim, Claimant, Epoch, Loaded, Outcome, Policy, begin, claim, record},
         ids::Sha256,
-        job::Job,
+        job::{Job, Target},
         step::Place,
     };
 
@@ -306,6 +319,19 @@ mod tests {
         assert_eq!(next(Step::Upload, &ticket(), &lost, false, at(1), &waits), Next::Wait(at(60)));
         assert_eq!(next(Step::Upload, &ticket(), &lost, false, at(60), &waits), Next::Call);
         assert_eq!(next(Step::Poll, &ticket(), &lost, false, at(1), &waits), Next::Call);
+    }
+
+    #[test]
+    fn the_signing_of_a_package_that_people_review_is_called_stuck_later() {
+        let waits = Waits::default();
+        let watched = ticket().job.work().unwrap();
+        let made = |harness: &str| {
+            let members = serde_json::json!({ "productName": "x", "testHarness": harness });
+            Work { product: Target::Create(members.as_object().cloned().unwrap()), ..watched.clone() }
+        };
+        assert_eq!(waits.stuck_after(&made("Attestation")), waits.stuck_after);
+        assert_eq!(waits.stuck_after(&made("HLK")), waits.stuck_after_review);
+        assert_eq!(waits.stuck_after(&watched), waits.stuck_after);
     }
 
     #[test]

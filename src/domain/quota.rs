@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{retry::scaled, step::QuotaClass, time::Moment};
 
+/// What is added to a refused ticket's wait at most, as a part of it.
+const JITTER: f64 = 0.25;
+
 /// What an account is allowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -28,6 +31,8 @@ pub struct Limits {
     pub waiting_memory: Duration,
     /// The learned rate never falls below so many calls a minute.
     pub floor_per_minute: f64,
+    /// The factor of the learned rate after a throttle, below 1.
+    pub slow_down: f64,
     /// What the learned rate gains in a minute without a throttle, as a share of itself.
     pub recovery_per_minute: f64,
     /// So many 5xx in a row close the gate.
@@ -49,6 +54,7 @@ impl Default for Limits {
             wait_max: Duration::from_secs(900),
             waiting_memory: Duration::from_secs(900),
             floor_per_minute: 1.0,
+            slow_down: 0.5,
             recovery_per_minute: 0.05,
             failures_to_close: 5,
             close_for_min: Duration::from_secs(32),
@@ -156,8 +162,11 @@ impl Bucket {
         let per_second = (rate * share(class, limits) / 60.0).max(f64::MIN_POSITIVE);
         let seconds = f64::from(waiting) / per_second / f64::from(refusals.saturating_add(1));
         let wait = Duration::try_from_secs_f64(seconds).unwrap_or(limits.wait_max);
-        let wait = wait.clamp(limits.wait_min, limits.wait_max);
-        Admission::Refused { until: now.after(wait.saturating_add(scaled(wait, 0.25 * chance))), by_gate: false }
+        // With its jitter it is no longer than the longest wait, and those that wait so long come back apart as well.
+        let most = scaled(limits.wait_max, 1.0 / (1.0 + JITTER));
+        let wait = wait.min(most).max(limits.wait_min);
+        let wait = wait.saturating_add(scaled(wait, JITTER * chance)).min(limits.wait_max);
+        Admission::Refused { until: now.after(wait), by_gate: false }
     }
 
     /// Calls a minute that are allowed now.
@@ -169,10 +178,10 @@ impl Bucket {
         (learned * factor).clamp(limits.floor_per_minute.min(limits.calls_per_minute), limits.calls_per_minute)
     }
 
-    /// The service asked for a pause: nobody calls before its end, and the learned rate is halved once for each pause.
+    /// The service asked for a pause: nobody calls before its end, and the learned rate is lowered once for each pause.
     pub fn throttled(&mut self, now: Moment, until: Moment, limits: &Limits) {
         if now >= self.pause_until {
-            self.learned = Some((self.rate(now, limits) / 2.0).max(limits.floor_per_minute));
+            self.learned = Some((self.rate(now, limits) * limits.slow_down).max(limits.floor_per_minute));
             self.learned_at = now;
         }
         self.pause_until = self.pause_until.max(until);
@@ -316,6 +325,26 @@ mod tests {
         bucket.succeeded();
         assert!(matches!(bucket.admit(at(90_000), QuotaClass::Poll, 0, &limits, 0.0), Admission::Granted { .. }));
         assert_eq!(bucket.failed(at(90_000), &limits), None);
+    }
+
+    #[test]
+    fn a_refused_ticket_waits_no_longer_than_the_longest_wait_its_jitter_included() {
+        let limits = Limits { wait_max: Duration::from_secs(16), ..limits(1.0) };
+        let mut bucket = Bucket::default();
+        for chance in [0.0, 0.5, 0.999] {
+            for _ in 0..50 {
+                if let Admission::Refused { until, .. } = bucket.admit(at(0), QuotaClass::Write, 0, &limits, chance) {
+                    assert!(until.since(at(0)) <= limits.wait_max, "{:?}", until.since(at(0)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_throttle_lowers_the_rate_by_the_factor_that_is_set() {
+        let (limits, mut bucket) = (Limits { slow_down: 0.75, ..limits(20.0) }, Bucket::default());
+        bucket.throttled(at(0), at(1_000), &limits);
+        assert!((bucket.rate(at(0), &limits) - 15.0).abs() < 1e-9);
     }
 
     #[test]

@@ -16,9 +16,6 @@ use crate::{
     engine::ports::{Listing, Listings, Unavailable},
 };
 
-/// A page that fails so often in a row makes the listing unreadable.
-const FAILURES: i64 = 5;
-
 /// The one who asks: an account's job on a worker.
 struct Reader {
     account: String,
@@ -162,7 +159,8 @@ fn failed(book: &Book<'_>, reader: &Reader) -> Result<(), Fault> {
         .tx
         .prepare_cached("UPDATE listings SET failures = failures + 1 WHERE id = ?1 RETURNING failures")?
         .query_row([known.id], |row| row.get(0))?;
-    if failures >= FAILURES { end(book, known.id, &reader.account, false) } else { leave(book, known.id) }
+    let most = i64::from(book.shared.options.page_failures);
+    if failures >= most { end(book, known.id, &reader.account, false) } else { leave(book, known.id) }
 }
 
 impl Worker {

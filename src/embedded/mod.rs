@@ -69,6 +69,8 @@ pub struct Options {
     pub policy: claim::Policy,
     /// How long ended jobs, events and dead letters stay.
     pub retention: Duration,
+    /// Rows of one table that leave in one transaction.
+    pub retention_batch: u32,
     /// What each account is allowed; one that is missing here has the defaults.
     pub limits: BTreeMap<AccountName, Limits>,
     /// How long a turn lasts at most, counted from its stamp, else from its taking.
@@ -77,6 +79,10 @@ pub struct Options {
     pub listing_for: Duration,
     /// How long the right to read on lasts without a page.
     pub listing_lease: Duration,
+    /// So many failures of one page in a row make a listing one that cannot be read to its end.
+    pub page_failures: u32,
+    /// How long the wish to cancel a job that nobody has claimed stands, when the job's deadline is unknown.
+    pub control_for: Duration,
     /// How often messages are looked for, and the locks of other workers are probed.
     pub sweep: Duration,
     /// A message that was given out so often and never settled is set aside as poison.
@@ -95,10 +101,13 @@ impl Options {
             data_dir: data_dir.into(),
             policy: claim::Policy::default(),
             retention: Duration::from_hours(30 * 24),
+            retention_batch: 200,
             limits: BTreeMap::new(),
             turn_for: Duration::from_mins(20),
             listing_for: Duration::from_mins(10),
             listing_lease: Duration::from_mins(1),
+            page_failures: 5,
+            control_for: Duration::from_hours(7 * 24),
             sweep: Duration::from_millis(50),
             delivery_limit: 100,
             max_page_count: None,

@@ -7,9 +7,6 @@ use std::{
 
 use super::{Embedded, Error, Inner, error::Fault, file::Book};
 
-/// Rows of one table that leave in one transaction.
-const BATCH: i64 = 200;
-
 /// How many rows one batch has thrown away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tidied {
@@ -27,12 +24,13 @@ pub struct Tidied {
 
 /// One batch of each table.
 fn tidy(book: &Book<'_>) -> Result<Tidied, Fault> {
+    let batch = book.shared.options.retention_batch;
     let old = book.now.before(book.shared.options.retention).as_millis();
     let now = book.now.as_millis();
     let listings = book.now.before(book.shared.options.listing_for.saturating_mul(3)).as_millis();
     let turns = book.now.before(book.shared.options.turn_for).as_millis();
     let leave =
-        |sql: &str, until: i64| -> Result<usize, Fault> { Ok(book.tx.prepare_cached(sql)?.execute((until, BATCH))?) };
+        |sql: &str, until: i64| -> Result<usize, Fault> { Ok(book.tx.prepare_cached(sql)?.execute((until, batch))?) };
     let jobs = leave(
         "DELETE FROM jobs WHERE job IN (
              SELECT j.job FROM jobs j WHERE j.touched_at < ?1
@@ -67,7 +65,7 @@ fn tidy(book: &Book<'_>) -> Result<Tidied, Fault> {
     for (count, (sql, until)) in others.iter_mut().zip(rest) {
         *count = leave(sql, until)?;
     }
-    let full = usize::try_from(BATCH).unwrap_or(usize::MAX);
+    let full = usize::try_from(batch).unwrap_or(usize::MAX);
     let has_more = others.iter().chain([&jobs, &events, &dead_letters]).any(|count| *count >= full);
     Ok(Tidied { jobs, events, dead_letters, others: others.iter().sum(), has_more })
 }
@@ -100,7 +98,7 @@ fn offer(home: Weak<Inner>) {
 }
 
 impl Embedded {
-    /// Throws one batch of old rows away: at most 200 of each table. Workers do it once a minute by themselves.
+    /// Throws one batch of old rows away: at most [`super::Options::retention_batch`] of each table. Workers do it once a minute by themselves.
     ///
     /// # Errors
     /// [`Error`].

@@ -110,7 +110,7 @@ fn cancel(book: &Book<'_>, job: &JobKey) -> Result<Cancelled, Fault> {
         Wished::Write(record) => memory::write(book, job, &record)?,
         Wished::Stands => {}
         Wished::TooEarly | Wished::Void => {
-            let until = view.summary.deadline.unwrap_or(book.now.after(crate::domain::job::DEFAULT_DEADLINE));
+            let until = view.summary.deadline.unwrap_or(book.now.after(book.shared.options.control_for));
             book.tx
                 .prepare_cached(
                     "INSERT INTO controls (job, generation, until) VALUES (?1, ?2, ?3)

@@ -164,7 +164,7 @@ impl<P: Ports> Claimed<'_, P> {
         let mut events: Vec<_> =
             moved.into_iter().map(|data| self.event(Name::Progressed, n::PROGRESSED, data)).collect();
         let now = self.now();
-        if !watch.said_stuck && now.since(watch.unchanged_since) >= self.settings.waits.stuck_after {
+        if !watch.said_stuck && now.since(watch.unchanged_since) >= self.settings.waits.stuck_after(&self.taken.work) {
             watch.said_stuck = true;
             let data =
                 json!({ "step": Step::Poll, "workflow_step": watch.step, "since": watch.unchanged_since.timestamp() });
@@ -260,9 +260,8 @@ impl<P: Ports> Claimed<'_, P> {
     fn down(&self, down: &Unavailable) -> Settlement {
         let mut ticket = self.ticket().clone();
         ticket.note(self.now(), down.to_string());
-        let wait = self.settings.parks.unavailable;
-        let spread = retry::scaled(wait, self.ports.clock().chance());
-        let ticket = ticket.parked(self.now().after(wait.saturating_add(spread))).suspected(true);
+        let wait = self.settings.parks.down(self.ports.clock().chance());
+        let ticket = ticket.parked(self.now().after(wait)).suspected(true);
         self.settlement(Entry::LetGoIfHeld, Vec::new(), Some(ticket))
     }
 

@@ -125,11 +125,11 @@ pub trait Memory: Send + Sync + 'static {
         record: &JobRecord,
     ) -> impl Future<Output = Result<Swapped, Unavailable>> + Send;
 
-    /// When to come again for a place that somebody alive holds: after the rest of the lease, at least a second.
+    /// When to come again for a place that somebody alive holds: after the rest of the lease.
     ///
-    /// A home that knows at once when a holder dies says a second.
-    fn busy_until(&self, lease_ends: Moment, now: Moment) -> Moment {
-        lease_ends.max(now.after(Duration::from_secs(1)))
+    /// A home that knows at once when a holder dies says now. How soon and how late at most is for the engine to say.
+    fn busy_until(&self, lease_ends: Moment, _now: Moment) -> Moment {
+        lease_ends
     }
 }
 

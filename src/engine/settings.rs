@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{claim, plan, retry};
+use crate::domain::{claim, plan, retry, time::Moment};
 
 /// The engine's settings.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +32,14 @@ pub struct Parks {
     pub product_turn: Duration,
     /// Another worker is reading the listing.
     pub listing: Duration,
-    /// The memory does not answer.
+    /// The memory does not answer: at least.
     pub unavailable: Duration,
+    /// The memory does not answer: at most.
+    pub unavailable_most: Duration,
+    /// Somebody alive holds the place: at least.
+    pub busy_least: Duration,
+    /// Somebody alive holds the place: at most.
+    pub busy_most: Duration,
     /// A ticket of tomorrow.
     pub newer: Duration,
     /// An account that this worker does not know yet.
@@ -53,12 +59,30 @@ impl Default for Parks {
             product_turn: Duration::from_secs(2),
             listing: Duration::from_secs(32),
             unavailable: Duration::from_secs(32),
+            unavailable_most: Duration::from_secs(256),
+            busy_least: Duration::from_secs(1),
+            busy_most: Duration::from_secs(60),
             newer: Duration::from_secs(64),
             unknown_account: Duration::from_secs(32),
             unknown_account_for: Duration::from_secs(600),
             next_turn: Duration::ZERO,
             control: Duration::from_secs(32),
         }
+    }
+}
+
+impl Parks {
+    /// The wait for a memory that does not answer: drawn anew, so that not all come back at once.
+    #[must_use]
+    pub fn down(&self, chance: f64) -> Duration {
+        let more = self.unavailable_most.saturating_sub(self.unavailable);
+        self.unavailable.saturating_add(retry::scaled(more, chance.min(1.0)))
+    }
+
+    /// When to come again for a place that somebody alive holds, who may hold it until then.
+    #[must_use]
+    pub fn busy(&self, until: Moment, now: Moment) -> Moment {
+        until.min(now.after(self.busy_most)).max(now.after(self.busy_least))
     }
 }
 
@@ -94,5 +118,26 @@ pub struct HandlerTime(pub Duration);
 impl Default for HandlerTime {
     fn default() -> Self {
         Self(Duration::from_secs(300))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_a_memory_lie_between_their_least_and_their_most() {
+        let parks = Parks::default();
+        assert_eq!(parks.down(0.0), parks.unavailable);
+        assert_eq!(parks.down(0.5), Duration::from_secs(144));
+        assert_eq!(parks.down(1.0), parks.unavailable_most);
+    }
+
+    #[test]
+    fn a_held_place_is_asked_for_after_its_lease_but_neither_at_once_nor_too_late() {
+        let (parks, at) = (Parks::default(), |seconds: i64| Moment::from_millis(seconds * 1_000));
+        assert_eq!(parks.busy(at(100), at(100)), at(101));
+        assert_eq!(parks.busy(at(120), at(100)), at(120));
+        assert_eq!(parks.busy(at(900), at(100)), at(160));
     }
 }

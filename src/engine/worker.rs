@@ -125,7 +125,7 @@ impl<P: Ports> Worker<P> {
     /// The memory does not answer, so nothing was claimed: the ticket goes back, marked.
     fn give_back(&self, ticket: &Ticket, down: &Unavailable, now: Moment) -> Settlement {
         tracing::warn!(job = %ticket.key(), %down, "the claim could not be made");
-        let due = now.after(self.settings.parks.unavailable);
+        let due = now.after(self.settings.parks.down(self.ports.clock().chance()));
         let next = Next::Ticket(Box::new(ticket.clone().parked(due).suspected(true)));
         let received = Some(Box::new(ticket.clone()));
         Settlement { received, claimant: None, entry: Entry::Nothing, events: Vec::new(), next }
@@ -167,6 +167,7 @@ impl<P: Ports> Worker<P> {
                 Claim::Stale => return settle(Entry::Nothing, Vec::new(), Next::Nothing),
                 Claim::Busy { until } => {
                     let until = self.ports.home().busy_until(until, loaded.now);
+                    let until = self.settings.parks.busy(until, loaded.now);
                     let parked = ticket.clone().parked(until).suspected(true);
                     return settle(Entry::Nothing, Vec::new(), Next::Ticket(Box::new(parked)));
                 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use aws_lc_rs::{digest, rsa::KeyPair, signature::KeyPair as _};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use jsonwebtoken::{EncodingKey, Header};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -14,14 +14,11 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
+use super::settings::Settings;
 use crate::domain::ids::Sha256;
 
 /// The type of every assertion (section 4.2).
 pub const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-
-/// Entra judges an assertion by its own clock: it is valid from a minute ago to nine minutes ahead (section 9).
-const VALID_BEFORE: SignedDuration = SignedDuration::from_secs(60);
-const VALID_AFTER: SignedDuration = SignedDuration::from_secs(540);
 
 /// What proves that we are the application. Federation, managed identity and user grants will stand here, too.
 #[derive(Clone)]
@@ -157,6 +154,7 @@ impl Certificate {
         audience: &Url,
         now: Timestamp,
         id: Uuid,
+        settings: &Settings,
     ) -> Result<SecretString, CredentialError> {
         let header = match self.algorithm {
             Algorithm::Ps256 => {
@@ -166,15 +164,15 @@ impl Certificate {
                 Header { x5t: Some(self.thumbprint_sha1.clone()), ..Header::new(jsonwebtoken::Algorithm::RS256) }
             }
         };
-        let shifted = |by: SignedDuration| now.saturating_add(by).map_or(now, |at| at).as_second();
+        let seconds = |moved: Result<Timestamp, jiff::Error>| moved.unwrap_or(now).as_second();
         let claims = Claims {
             aud: audience.as_str(),
             iss: client_id,
             sub: client_id,
             jti: id,
-            nbf: shifted(-VALID_BEFORE),
+            nbf: seconds(now.saturating_sub(settings.assertion_backdate)),
             iat: now.as_second(),
-            exp: shifted(VALID_AFTER),
+            exp: seconds(now.saturating_add(settings.assertion_life)),
         };
         jsonwebtoken::encode(&header, &claims, &self.key).map(SecretString::from).map_err(|_| CredentialError::Signing)
     }
@@ -231,7 +229,7 @@ mod tests {
         let url = "https://login.example/t/oauth2/token".parse().unwrap();
         let now = "2026-11-01T10:00:00Z".parse().unwrap();
         let certificate = Certificate::from_pem(&certificate, &key, algorithm).unwrap();
-        certificate.assertion(CLIENT, &url, now, Uuid::from_u128(7)).unwrap()
+        certificate.assertion(CLIENT, &url, now, Uuid::from_u128(7), &Settings::default()).unwrap()
     }
 
     #[test]

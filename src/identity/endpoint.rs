@@ -18,6 +18,7 @@ use url::{Url, form_urlencoded};
 use super::{
     credential::{ASSERTION_TYPE, Credential},
     response::{self, Problem},
+    settings::Settings,
 };
 use crate::{
     clock,
@@ -187,6 +188,7 @@ pub struct TokenEndpoint {
     http: reqwest::Client,
     response_timeout: Duration,
     /// Seconds that Entra's clock is ahead of ours.
+    settings: Settings,
     offset_secs: AtomicI64,
     requests: AtomicU64,
 }
@@ -195,7 +197,15 @@ impl TokenEndpoint {
     /// A client that waits this long for an answer.
     #[must_use]
     pub fn new(http: reqwest::Client, response_timeout: Duration) -> Self {
-        Self { http, response_timeout, offset_secs: AtomicI64::new(0), requests: AtomicU64::new(0) }
+        let settings = Settings::default();
+        Self { http, response_timeout, settings, offset_secs: AtomicI64::new(0), requests: AtomicU64::new(0) }
+    }
+
+    /// The same client with other waits.
+    #[must_use]
+    pub const fn with(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
     }
 
     /// Requests sent so far.
@@ -272,7 +282,7 @@ impl TokenEndpoint {
         let headers = response.headers().clone();
         let problem = Problem::read(&http::read_start(response, BODY_CAP).await);
         let is_outside_time = problem.is_outside_time() && matches!(identity.credential, Credential::Certificate(_));
-        let error = response::refused(status.as_u16(), &headers, problem, now.timestamp());
+        let error = response::refused(status.as_u16(), &headers, problem, now.timestamp(), &self.settings);
         Ok(match server {
             Some(server) if is_outside_time => Outcome::OutsideTime { server, error },
             Some(_) | None => Outcome::Error(error),
@@ -288,7 +298,7 @@ impl TokenEndpoint {
             Credential::Certificate(certificate) => {
                 let entra = now.timestamp().saturating_add(self.clock_offset()).unwrap_or_else(|_| now.timestamp());
                 let assertion = certificate
-                    .assertion(&identity.client_id, url, entra, clock::uuid_v4())
+                    .assertion(&identity.client_id, url, entra, clock::uuid_v4(), &self.settings)
                     .map_err(|error| Refusal::of_settings(error.to_string(), "check the certificate's key"))
                     .map_err(SignInError::Refused)?;
                 form.append_pair("client_assertion_type", ASSERTION_TYPE)

@@ -9,10 +9,12 @@ pub mod cache;
 pub mod credential;
 pub mod endpoint;
 mod response;
+mod settings;
 mod shelf;
 
 pub use self::{
     cache::{Cache, Clock, ProcessOnly, SignIn, StoreFailed, SystemClock, TokenStore},
     credential::{Algorithm, Certificate, Credential},
     endpoint::{EndpointVersion, Identity, Refusal, SignInError, Token, TokenEndpoint, TokenVersion},
+    settings::Settings,
 };

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     advice::advice,
     endpoint::{Refusal, SignInError},
+    settings::Settings,
 };
 use crate::{
     domain::failure::{Cause, Kind},
@@ -19,9 +20,6 @@ use crate::{
 
 /// A token without either kind of expiry lives this long (section 5).
 const DEFAULT_LIFE: Duration = Duration::from_mins(10);
-/// Longest pause that is believed (section 8, rule 5).
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
-const DEFAULT_WAIT: Duration = Duration::from_mins(1);
 /// After "too many identical requests" the key rests this long (AADSTS50196).
 const LOOP_WAIT: Duration = Duration::from_mins(5);
 
@@ -114,14 +112,20 @@ fn leading_number(text: &str) -> Option<u32> {
 }
 
 /// Sorts an answer that is no token.
-pub(super) fn refused(status: u16, headers: &HeaderMap, problem: Problem, now: jiff::Timestamp) -> SignInError {
-    let told = http::retry_after(headers, now).map(|wait| wait.min(LONGEST_WAIT));
+pub(super) fn refused(
+    status: u16,
+    headers: &HeaderMap,
+    problem: Problem,
+    now: jiff::Timestamp,
+    settings: &Settings,
+) -> SignInError {
+    let told = http::retry_after(headers, now).map(|wait| wait.min(settings.pause_cap));
     let number = problem.codes.first().map(|code| format!(" AADSTS{code}")).unwrap_or_default();
     let error = if problem.error.is_empty() { String::new() } else { format!(" {}", problem.error) };
     let answered = format!("the token endpoint answered {status}{error}{number}");
     if status == 429 || problem.has(&[LOOP, TENANT_THROTTLED]) {
         let least = if problem.has(&[LOOP]) { LOOP_WAIT } else { Duration::ZERO };
-        return SignInError::Throttled { wait: told.unwrap_or(DEFAULT_WAIT).max(least) };
+        return SignInError::Throttled { wait: told.unwrap_or(settings.default_pause).max(least) };
     }
     let transient = |kind| SignInError::Transient {
         cause: Cause {
@@ -169,7 +173,7 @@ mod tests {
 
     fn sort(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> SignInError {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        refused(status, &headers, Problem::read(body.as_bytes()), NOW)
+        refused(status, &headers, Problem::read(body.as_bytes()), NOW, &Settings::default())
     }
 
     #[test]
@@ -285,7 +289,7 @@ mod tests {
         #[test]
         fn any_answer_is_sorted(status in 100_u16..700, body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _token = granted(&body, NOW).is_ok();
-            let _error = refused(status, &HeaderMap::new(), Problem::read(&body), NOW);
+            let _error = refused(status, &HeaderMap::new(), Problem::read(&body), NOW, &Settings::default());
         }
     }
 }

@@ -1,24 +1,17 @@
 //! A token as it is kept, in memory and sealed in the store.
 
-use std::time::Duration;
-
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::endpoint::{Identity, Token, TokenVersion};
+use super::{
+    endpoint::{Identity, Token, TokenVersion},
+    settings::Settings,
+};
 use crate::{
     domain::{ids::Sha256, time::Moment},
     seal::Keyring,
 };
-
-/// A token is renewed this much before its end, and up to [`SPREAD`] earlier.
-const EARLY: Duration = Duration::from_mins(5);
-const SPREAD: Duration = Duration::from_mins(1);
-/// A shorter life is renewed at its half.
-const SHORT_LIFE: Duration = Duration::from_mins(10);
-/// A token is not handed out in its last minute (of a short life: its last tenth): the call needs time, too.
-const LAST: Duration = Duration::from_mins(1);
 
 /// The five parts that make two tokens different: authority host, tenant, client id, credential kind, audience.
 #[derive(Debug, Clone)]
@@ -54,30 +47,30 @@ pub(super) struct Held {
     pub(super) obtained_at: Moment,
     /// When to renew it.
     pub(super) due: Moment,
+    /// Not handed out from then on.
+    pub(super) usable_until: Moment,
     /// Made because an API refused the one before.
     pub(super) is_forced: bool,
 }
 
 impl Held {
     /// `chance` spreads the renewals of a fleet.
-    pub(super) fn new(token: Token, obtained_at: Moment, is_forced: bool, chance: f64) -> Self {
+    pub(super) fn new(token: Token, obtained_at: Moment, is_forced: bool, chance: f64, settings: &Settings) -> Self {
         let life = token.expires_at.since(obtained_at);
-        let regular = if life < SHORT_LIFE {
-            obtained_at.after(life / 2)
+        let half = obtained_at.after(life / 2);
+        let regular = if life < settings.renew_early.saturating_mul(2) {
+            half
         } else {
-            token.expires_at.before(EARLY + SPREAD.mul_f64(chance.clamp(0.0, 1.0)))
+            let spread = settings.renew_jitter.mul_f64(chance.clamp(0.0, 1.0));
+            token.expires_at.before(settings.renew_early.saturating_add(spread)).max(half)
         };
         let due = token.renew_at.map_or(regular, |hint| hint.min(regular));
-        Self { token, obtained_at, due, is_forced }
+        let usable_until = token.expires_at.before(settings.unused_before_end.min(life / 10));
+        Self { token, obtained_at, due, usable_until, is_forced }
     }
 
     pub(super) fn is_usable(&self, now: Moment) -> bool {
-        now < self.usable_until()
-    }
-
-    pub(super) fn usable_until(&self) -> Moment {
-        let life = self.token.expires_at.since(self.obtained_at);
-        self.token.expires_at.before(LAST.min(life / 10))
+        now < self.usable_until
     }
 }
 
@@ -104,11 +97,11 @@ pub(super) fn seal(keyring: &Keyring, key: &Key, held: &Held) -> Option<Vec<u8>>
 }
 
 /// Opens what [`seal`] made for this key. Anything else counts as absent: a token can always be asked for.
-pub(super) fn open(keyring: &Keyring, key: &Key, sealed: &[u8], chance: f64) -> Option<Held> {
+pub(super) fn open(keyring: &Keyring, key: &Key, sealed: &[u8], chance: f64, settings: &Settings) -> Option<Held> {
     let plain = keyring.open(std::str::from_utf8(sealed).ok()?, &key.parts).ok()?;
     let kept: Kept<String> = serde_json::from_slice(&plain).ok()?;
     let secret = SecretString::from(kept.token);
     let version = TokenVersion::of(&secret);
     let token = Token { secret, expires_at: kept.expires_at, renew_at: kept.renew_at, version };
-    Some(Held::new(token, kept.obtained_at, kept.is_forced, chance))
+    Some(Held::new(token, kept.obtained_at, kept.is_forced, chance, settings))
 }

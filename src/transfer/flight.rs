@@ -23,7 +23,7 @@ use super::{
         sas::Sas,
         trouble::{self, Action, Trouble},
     },
-    Halt, STREAK, Session,
+    Halt, Session,
 };
 use crate::{
     clock,
@@ -117,7 +117,7 @@ impl<H: Hooks> Session<'_, H> {
         self.tries.remove(&block.index);
         self.sent = self.sent.saturating_add(block.length);
         self.streak += 1;
-        if self.streak >= STREAK && self.lanes < self.settings.lanes() {
+        if self.streak >= self.settings.speed_up_after && self.lanes < self.settings.lanes() {
             self.lanes += 1;
             self.streak = 0;
         }

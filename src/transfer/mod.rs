@@ -44,6 +44,8 @@ pub struct Settings {
     pub block_size: u64,
     /// Blocks in flight, 1 to 16; fewer while the service says it is busy.
     pub concurrency: usize,
+    /// So many blocks in a row without trouble add one in flight again, after the service was busy.
+    pub speed_up_after: u32,
     /// Tries of one request before the transfer gives up for now.
     pub attempts: u32,
     /// First backoff; doubled per try, with full jitter.
@@ -58,6 +60,10 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// A signed URL that ends within this time is renewed before the next request.
     pub renew_margin: Duration,
+    /// Signed URLs of one transfer that are replaced because the service refused them.
+    pub max_renewals: u32,
+    /// How often the service may say of one transfer that a block of its list is missing.
+    pub commit_rounds: u32,
 }
 
 impl Default for Settings {
@@ -66,6 +72,7 @@ impl Default for Settings {
             single_shot_max: 32 << 20,
             block_size: blocks::DEFAULT_SIZE,
             concurrency: 4,
+            speed_up_after: 20,
             attempts: 8,
             backoff_base: Duration::from_millis(500),
             backoff_cap: Duration::from_secs(30),
@@ -73,6 +80,8 @@ impl Default for Settings {
             min_rate: 100 << 10,
             idle_timeout: Duration::from_mins(1),
             renew_margin: Duration::from_mins(10),
+            max_renewals: 3,
+            commit_rounds: 2,
         }
     }
 }

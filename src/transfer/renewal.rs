@@ -17,8 +17,6 @@ use crate::{
     domain::failure::{Cause, Failure, Kind},
 };
 
-/// New URLs after refusals in one transfer.
-const MAX_RENEWALS: u32 = 3;
 /// What the caller may need to read a submission again, its own queueing included.
 const PATIENCE: Duration = Duration::from_mins(10);
 
@@ -103,7 +101,7 @@ impl<'a, H: Hooks> Renewal<'a, H> {
     /// Another URL because this one was refused.
     pub(super) async fn after_refusal(&mut self, trouble: &Trouble) -> Result<(), Failure> {
         let is_over = self.now().zip(self.sas.expires()).is_some_and(|(now, end)| now >= end);
-        if self.renewals >= MAX_RENEWALS {
+        if self.renewals >= self.settings.max_renewals {
             // A URL that worked for a while is no riddle: go on later. One that never did is.
             return Err(if self.has_worked { trouble.transient() } else { refused(trouble, is_over) });
         }

@@ -31,12 +31,8 @@ use super::{
 use crate::domain::failure::{Failure, Kind};
 use flight::Buffers;
 
-/// How often a whole round (missing blocks, commit, verification) is begun again before we give up.
-const ROUNDS: u32 = 6;
-/// How often a commit may be told that a block is missing (blob-upload 8, step 5).
-const MISSING_BLOCKS: u32 = 2;
-/// Successes after which a lowered concurrency rises by one (blob-upload 9).
-const STREAK: u32 = 20;
+/// Whole rounds (missing blocks, commit, verification) besides those that missing blocks cost, before we give up.
+const ROUNDS: u32 = 4;
 
 /// How an upload ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +181,7 @@ struct Session<'a, H> {
 
 impl<H: Hooks> Session<'_, H> {
     async fn run(&mut self) -> Result<Uploaded, Halt> {
-        for round in 0..ROUNDS {
+        for round in 0..ROUNDS.saturating_add(self.settings.commit_rounds) {
             let step = if self.in_blocks { self.blocks(round).await } else { self.single_shot().await };
             match step {
                 Ok(Next::Verify) => {}
@@ -321,7 +317,10 @@ impl<H: Hooks> Session<'_, H> {
             Err(Halt::Stop(trouble)) if trouble.action == Action::Resync => {
                 self.missing_blocks += 1;
                 self.acknowledged.clear();
-                if self.missing_blocks > MISSING_BLOCKS { Err(Halt::Stop(trouble)) } else { Ok(Next::Again) }
+                if self.missing_blocks > self.settings.commit_rounds {
+                    return Err(Halt::Stop(trouble));
+                }
+                Ok(Next::Again)
             }
             Err(halt) => Err(halt),
         }

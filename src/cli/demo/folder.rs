@@ -88,15 +88,16 @@ impl Folder {
     }
 
     /// A service that works fast and is otherwise as the contract says.
-    pub(super) fn sandbox_options(&self) -> Options {
+    pub(super) fn sandbox_options(&self, told: Options) -> Options {
         let mut account = Account::new(ACCOUNT, TENANT, CLIENT).with_secret(self.secret.expose_secret());
         account.secret_reference = Some(format!("file:{}", self.secret_file().display()));
         Options {
             data_dir: Some(self.sandbox()),
+            speed: 1.0,
             step_duration: STEP,
-            list_lag: LIST_LAG,
+            list_lag: LIST_LAG.min(told.list_lag),
             accounts: vec![account],
-            ..Options::default()
+            ..told
         }
     }
 
@@ -106,7 +107,7 @@ impl Folder {
         let own = format!(
             "{}\n[home]\ndata_dir = {}\n\n[sources]\nroots = [{}]\n\n[sinks]\nroots = [{}]\n\n\
              # Small blocks, so that a package of 8 MiB is sent in several.\n\
-             [transfer]\nsingle_shot = \"1MiB\"\nblock_size = \"1MiB\"\nconcurrency = 1\nmax_concurrency = 1\n",
+             [transfer]\nsingle_shot = \"1MiB\"\nblock_size = \"1MiB\"\nconcurrency = 1\n",
             sandbox.overlay(),
             quoted(&self.root.join("home")),
             quoted(&self.cabinets()),

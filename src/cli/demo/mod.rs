@@ -31,7 +31,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    app::App,
+    app::{App, settings},
     clock,
     config::{self, Surroundings},
     domain::step::Step,
@@ -65,7 +65,9 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     let begun = clock::monotonic();
     let signals = Signals::listen();
     let mut folder = Folder::make(&arguments.out).map_err(Stop::local)?;
-    let sandbox = Sandbox::start(folder.sandbox_options()).await.map_err(|error| {
+    let nothing_set = config::load_in(&Surroundings::default(), &[])?;
+    let told = settings::sandbox(&nothing_set.settings).map_err(|error| Stop::internal(error.to_string()))?;
+    let sandbox = Sandbox::start(folder.sandbox_options(told)).await.map_err(|error| {
         let problem = Problem::new("the sandbox cannot be started").what(error.to_string());
         Stop::new(Exit::LocalIo, problem.next("see whether 127.0.0.1 can be listened on"))
     })?;

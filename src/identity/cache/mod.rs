@@ -17,6 +17,7 @@ use std::{
 
 use super::{
     endpoint::{Identity, Refusal, SignInError, Token, TokenEndpoint, TokenVersion},
+    settings::Settings,
     shelf::{self, Held, Key},
 };
 use crate::{
@@ -29,20 +30,13 @@ use crate::{
     seal::Keyring,
 };
 
-/// A permanent refusal is remembered this long for the same credential.
-const REFUSAL_KEPT: Duration = Duration::from_mins(1);
 /// A token renewed by force and refused within this time will not get better by another.
 const JUST_RENEWED: Duration = Duration::from_mins(5);
 /// After a failed renewal the old token serves this long before the next try.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
-/// The holder of the store's lease has this long; taken again before each attempt.
-const LEASE: Duration = Duration::from_secs(15);
 /// How often a process looks whether the lease holder has stored the token.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPTS: u32 = 4;
-const BACKOFF_BASE: Duration = Duration::from_secs(1);
-const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
 /// The store did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,6 +133,7 @@ pub struct Cache<S, I = TokenEndpoint, C = SystemClock> {
     sign_in: I,
     clock: C,
     keyring: Keyring,
+    settings: Settings,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
     requests: AtomicU64,
 }
@@ -233,7 +228,13 @@ impl State {
         }
     }
 
-    fn land(&mut self, outcome: &Result<Option<Held>, SignInError>, now: Moment, credential: &Credential256) {
+    fn land(
+        &mut self,
+        outcome: &Result<Option<Held>, SignInError>,
+        now: Moment,
+        credential: &Credential256,
+        settings: &Settings,
+    ) {
         self.flights = self.flights.wrapping_add(1);
         self.last_error = None;
         match outcome {
@@ -241,10 +242,10 @@ impl State {
                 self.held = Some(held.clone());
                 (self.refused, self.renewal_pause, self.closed) = (None, None, None);
             }
-            Ok(None) => self.renewal_pause = Some(now.after(LEASE)),
+            Ok(None) => self.renewal_pause = Some(now.after(settings.lease)),
             Err(error) => {
                 let closed = match error {
-                    SignInError::Refused(_) => Some((REFUSAL_KEPT, Some(credential.0))),
+                    SignInError::Refused(_) => Some((settings.refused_for, Some(credential.0))),
                     SignInError::Throttled { wait } => Some((*wait, None)),
                     SignInError::Transient { .. } => None,
                 };
@@ -267,7 +268,15 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
     /// A cache over this store; `keyring` seals what is stored.
     #[must_use]
     pub fn new(store: S, sign_in: I, clock: C, keyring: Keyring) -> Self {
-        Self { store, sign_in, clock, keyring, slots: Mutex::default(), requests: AtomicU64::new(0) }
+        let settings = Settings::default();
+        Self { store, sign_in, clock, keyring, settings, slots: Mutex::default(), requests: AtomicU64::new(0) }
+    }
+
+    /// The same cache with other waits.
+    #[must_use]
+    pub const fn with(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
     }
 
     /// Token requests of this process so far.
@@ -372,7 +381,7 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
         {
             outcome = Err(SignInError::Refused(Refusal::of_fresh_token(&errand.identity.audience)));
         }
-        errand.slot.state().land(&outcome, self.clock.now(), credential);
+        errand.slot.state().land(&outcome, self.clock.now(), credential, &self.settings);
         outcome
     }
 
@@ -384,12 +393,12 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
         serving: Option<&Token>,
         refused: Option<&TokenVersion>,
     ) -> Result<Option<Held>, SignInError> {
-        let patience = self.clock.now().after(LEASE * 2);
+        let patience = self.clock.now().after(self.settings.lease.saturating_mul(2));
         loop {
             if let Some(held) = self.load(errand, serving, refused).await {
                 return Ok(Some(held));
             }
-            match self.guarded(self.store.lease(errand.key.hash(), LEASE)).await {
+            match self.guarded(self.store.lease(errand.key.hash(), self.settings.lease)).await {
                 // ORDER: look once more under the lease: its last holder may have stored a token since our look.
                 Ok(true) => {
                     let outcome = match self.load(errand, serving, refused).await {
@@ -416,25 +425,25 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
         }
     }
 
-    /// Asks the endpoint: once while an old token serves, else up to four times within the deadline.
+    /// Asks the endpoint: once while an old token serves, else up to as often as is set, within the deadline.
     async fn ask(&self, errand: &Errand<'_>, is_serving: bool, is_forced: bool) -> Result<Held, SignInError> {
         let mut attempt = 1;
         loop {
             let now = self.clock.now();
             self.requests.fetch_add(1, Ordering::Relaxed);
             let error = match self.sign_in.sign_in(errand.identity, now).await {
-                Ok(token) => return Ok(Held::new(token, now, is_forced, self.clock.chance())),
+                Ok(token) => return Ok(Held::new(token, now, is_forced, self.clock.chance(), &self.settings)),
                 Err(error) => error,
             };
             let SignInError::Transient { cause } = &error else { return Err(error) };
-            let ceiling = BACKOFF_BASE.saturating_mul(1 << (attempt - 1)).min(BACKOFF_CAP);
-            let wait = ceiling.mul_f64(self.clock.chance()).max(cause.retry_after.unwrap_or_default());
-            if is_serving || attempt == ATTEMPTS || self.clock.now().after(wait) >= errand.deadline {
+            let wait =
+                self.settings.backoff(attempt).mul_f64(self.clock.chance()).max(cause.retry_after.unwrap_or_default());
+            if is_serving || attempt >= self.settings.max_attempts || self.clock.now().after(wait) >= errand.deadline {
                 return Err(error);
             }
             attempt += 1;
             self.clock.sleep(wait).await;
-            let prolonged = self.guarded(self.store.lease(errand.key.hash(), LEASE)).await;
+            let prolonged = self.guarded(self.store.lease(errand.key.hash(), self.settings.lease)).await;
             note(prolonged.err().as_ref());
         }
     }
@@ -442,7 +451,7 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
     async fn load(&self, errand: &Errand<'_>, serving: Option<&Token>, refused: Option<&TokenVersion>) -> Option<Held> {
         let loaded = self.guarded(self.store.load(errand.key.hash())).await;
         let sealed = loaded.inspect_err(|error| note(Some(error))).ok()??;
-        let held = shelf::open(&self.keyring, &errand.key, &sealed, self.clock.chance())?;
+        let held = shelf::open(&self.keyring, &errand.key, &sealed, self.clock.chance(), &self.settings)?;
         let now = self.clock.now();
         let is_new = serving.is_none() || now < held.due;
         (is_new && held.is_usable(now) && refused != Some(&held.token.version)).then_some(held)
@@ -450,7 +459,7 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
 
     async fn save(&self, errand: &Errand<'_>, held: &Held) {
         let Some(sealed) = shelf::seal(&self.keyring, &errand.key, held) else { return };
-        let stored = self.guarded(self.store.store(errand.key.hash(), &sealed, held.usable_until())).await;
+        let stored = self.guarded(self.store.store(errand.key.hash(), &sealed, held.usable_until)).await;
         note(stored.err().as_ref());
     }
 

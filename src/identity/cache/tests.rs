@@ -361,7 +361,7 @@ async fn one_process_renews_while_the_others_go_on() {
     let all = join_all(fleet.iter().map(get)).await;
     assert!(all.iter().all(Result::is_ok));
     assert_eq!(fleet.iter().map(Cache::requests).sum::<u64>(), 2);
-    advance(LEASE).await;
+    advance(Settings::default().lease).await;
     let all = join_all(fleet.iter().map(get)).await;
     assert!(all.iter().all(|token| *token == Ok(version("t2"))));
     assert_eq!(fleet.iter().map(Cache::requests).sum::<u64>(), 2);
@@ -384,10 +384,11 @@ async fn a_lease_holder_that_died_is_waited_for_no_longer_than_its_lease() {
     let shared = Shared::default();
     let fleet = fleet(1, &shared);
     let key = Key::of(&identity());
-    assert!(View(shared.clone(), 99).lease(key.hash(), LEASE).await.unwrap());
+    let lease = Settings::default().lease;
+    assert!(View(shared.clone(), 99).lease(key.hash(), lease).await.unwrap());
     let start = Instant::now();
     assert_eq!(get(&fleet[0]).await, Ok(version("t1")));
-    assert!(start.elapsed() >= LEASE && start.elapsed() < LEASE + Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= lease && start.elapsed() < lease + Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,8 +43,8 @@ pub const MS_CORRELATION_ID: HeaderName = HeaderName::from_static("ms-correlatio
 /// Not an idempotency key: nothing shows that the service uses it as one (section 3.1).
 pub const MS_REQUEST_ID: HeaderName = HeaderName::from_static("ms-requestid");
 
-/// Larger answers are refused. The largest list page seen is far below one megabyte.
-const BODY_CAP: usize = 32 * 1024 * 1024;
+/// Larger answers are refused unless told otherwise. The largest list page seen is far below one megabyte.
+const BODY_CAP: usize = 16 * 1024 * 1024;
 
 /// A client of one hardware API. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -52,6 +52,7 @@ pub struct Client {
     base: Base,
     http: reqwest::Client,
     response_timeout: Duration,
+    largest: usize,
 }
 
 impl Client {
@@ -61,7 +62,14 @@ impl Client {
     /// [`http::Error::Endpoint`] when the address is neither `https` nor plain `http` to a loopback address.
     pub fn new(base_url: &Url, http: reqwest::Client, response_timeout: Duration) -> Result<Self, http::Error> {
         http::check_endpoint(base_url)?;
-        Ok(Self { base: Base::new(base_url), http, response_timeout })
+        Ok(Self { base: Base::new(base_url), http, response_timeout, largest: BODY_CAP })
+    }
+
+    /// The same client, reading answers of at most so many bytes.
+    #[must_use]
+    pub const fn with_largest_answer(mut self, bytes: usize) -> Self {
+        self.largest = bytes;
+        self
     }
 
     /// Sends the request once and reads its answer.
@@ -143,7 +151,7 @@ impl Client {
             // Accepted with the status; a body, if one comes, is ignored (S3).
             return Ok(answer(Response::Accepted));
         }
-        let body = http::read_capped(response, BODY_CAP).await.map_err(|error| match error {
+        let body = http::read_capped(response, self.largest).await.map_err(|error| match error {
             BodyError::TooLarge(_) => classify::unreadable(call, http_status, &error.to_string()),
             BodyError::Transport(error) => {
                 let kind = if error.is_timeout() { Kind::Timeout } else { Kind::Disconnected };

@@ -248,7 +248,11 @@ async fn refusals_of_the_contract_are_told_apart() {
 async fn a_body_over_the_cap_is_refused() {
     let server = Server::answering(200, &[], vec![b' '; BODY_CAP + 1]).await;
     let failure = call(&server.client(), &Request::ListProducts { next: None }).await.unwrap_err();
-    assert!(failure.to_string().contains("larger than 33554432 bytes"), "{failure}");
+    assert!(failure.to_string().contains("larger than 16777216 bytes"), "{failure}");
+    let server = Server::answering(200, &[], vec![b' '; 1001]).await;
+    let client = server.client().with_largest_answer(1000);
+    let failure = call(&client, &Request::ListProducts { next: None }).await.unwrap_err();
+    assert!(failure.to_string().contains("larger than 1000 bytes"), "{failure}");
 }
 
 #[tokio::test]
