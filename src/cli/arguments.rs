@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    demo, output,
+    crash_points, demo, output,
     output::{ColorChoice, OutputFormat},
     sandbox, submit, worker,
 };
@@ -47,6 +47,8 @@ pub(super) enum Command {
     Worker(worker::Arguments),
     Submit(submit::Arguments),
     Sandbox(sandbox::Arguments),
+    #[command(hide = true)]
+    CrashPoints(crash_points::Arguments),
 }
 
 impl Global {

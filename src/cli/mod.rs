@@ -5,6 +5,7 @@ pub mod output;
 
 mod arguments;
 mod context;
+mod crash_points;
 mod demo;
 mod ending;
 mod intake;
@@ -58,5 +59,6 @@ async fn run(context: &mut Context, command: Command) -> Outcome {
         Command::Worker(arguments) => worker::run(context, arguments).await,
         Command::Submit(arguments) => submit::run(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::run(context, arguments).await,
+        Command::CrashPoints(arguments) => crash_points::run(context, arguments),
     }
 }

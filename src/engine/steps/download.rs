@@ -35,7 +35,8 @@ impl<P: Ports> Claimed<'_, P> {
             };
             let fetch = Fetch { product, submission, kind, spec };
             let hooks = Hooks { claimed: self, kind };
-            let file = self.ports.packages().download(&fetch, item.url.clone(), &hooks).await.map_err(Stop::Failed)?;
+            let download = self.ports.packages().download(&fetch, item.url.clone(), &hooks);
+            let file = self.sent(download).await.map_err(Stop::Failed)?;
             if kind.eq_ignore_ascii_case(SIGNED)
                 && let (Some(package), Some(facts)) = (&self.taken.work.package, &self.ticket().progress.package)
             {
