@@ -106,14 +106,13 @@ async fn play(cell: &Cell, world: &World, report: &mut Report) -> Result<(), Str
     let mut worker = match cell.armed() {
         Some((point, pass)) => {
             let mut doomed = Worker::start(world, "first", Some((&point, pass)));
-            let pid = doomed.pid();
             death(world, &mut doomed, &point).await?;
             report.is_dead = true;
             let died = clock::monotonic();
             was_held_back(cell, world)?;
             let left = view(world).await;
             let next = Worker::start(world, "second", None);
-            report.takeover = taken_over(world, &left, pid, died).await;
+            report.takeover = taken_over(world, &left, died).await;
             next
         }
         None => Worker::start(world, "only", None),
@@ -180,19 +179,12 @@ fn was_struck(cell: &Cell, world: &World) -> Result<(), String> {
 }
 
 /// How long the job had nobody; none when the dead worker had let it go before.
-async fn taken_over(world: &World, left: &JobView, pid: Option<u32>, died: Instant) -> Option<Duration> {
+async fn taken_over(world: &World, left: &JobView, died: Instant) -> Option<Duration> {
     if left.state().is_end() || left.summary.next_due.is_some() {
         return None;
     }
-    loop_until(async || {
-        let view = view(world).await;
-        let is_moved = view.summary.place != left.summary.place || view.state().is_end();
-        let workers = world.home.workers().await.unwrap();
-        let is_held = view.holder.is_some_and(|id| workers.iter().any(|w| w.id == id && Some(w.pid) != pid));
-        (is_held || is_moved).then(|| died.elapsed())
-    })
-    .await
-    .into()
+    // A claim changes the record, even one whose holder has parked the job again before anybody looked.
+    loop_until(async || (view(world).await.record != left.record).then(|| died.elapsed())).await.into()
 }
 
 async fn view(world: &World) -> JobView {

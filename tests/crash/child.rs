@@ -39,11 +39,6 @@ impl Worker {
         Self { child: command.spawn().unwrap(), log }
     }
 
-    /// Its process id, while it lives.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// Waits for its death.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.child.wait().await.unwrap()

@@ -5,7 +5,8 @@
 //! default) one in four, drawn by `CRASH_SEED`, else by the date; any other value runs the cells whose names hold it.
 //! `CRASH_JOBS` says how many cells run at a time. Each cell keeps its files below the run's folder: `crash/<cell>/`.
 
-#![cfg(unix)]
+// A release build has no crash points, and only Unix tells by which signal a process died.
+#![cfg(all(unix, debug_assertions))]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,6 +24,7 @@ mod run_folder;
 mod table;
 
 use std::{
+    io::Write as _,
     panic::AssertUnwindSafe,
     process::{Command, Stdio},
     time::Duration,
@@ -34,6 +36,11 @@ use self::{cell::Report, matrix::Matrix};
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A line that is seen also where the runner keeps the output of tests that pass: seed, table and count are wanted.
+fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").unwrap();
 }
 
 /// The points, as the hidden command lists them.
@@ -60,12 +67,12 @@ async fn run() {
     assert!(!chosen.is_empty(), "CRASH_CELLS={choice} names no cell");
     let jobs = variable("CRASH_JOBS").map_or(4, |jobs| jobs.parse().expect("CRASH_JOBS is a number"));
     let root = run_folder::folder("crash").unwrap();
-    println!(
+    say(&format!(
         "crash matrix: {} of {} cells (CRASH_CELLS={choice} CRASH_SEED={seed}), {jobs} at a time, files in {}",
         chosen.len(),
         matrix.cells.len(),
         root.display()
-    );
+    ));
     let mut running = stream::iter(chosen)
         .map(|cell| {
             let folder = root.join(cell.name());
@@ -78,13 +85,13 @@ async fn run() {
     let mut reports = Vec::new();
     while let Some((report, cell)) = running.next().await {
         if !report.problems.is_empty() {
-            println!("✘ {} after {:.1?}; its logs: {}", cell.name(), report.took, report.folder.display());
-            report.problems.iter().for_each(|problem| println!("    {problem}"));
+            say(&format!("✘ {} after {:.1?}; its logs: {}", cell.name(), report.took, report.folder.display()));
+            report.problems.iter().for_each(|problem| say(&format!("    {problem}")));
         }
         reports.push((cell, report));
     }
-    println!("{}", table::show(&matrix, &reports));
-    println!("{}", summary(&reports, begun.elapsed()));
+    say(&table::show(&matrix, &reports));
+    say(&summary(&reports, begun.elapsed()));
     let failed: Vec<String> = reports.iter().filter(|(_, r)| !r.problems.is_empty()).map(|(c, _)| c.name()).collect();
     assert!(
         failed.is_empty(),
