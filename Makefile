@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick test sim bends deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick test sim crash-matrix bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -41,6 +41,9 @@ test: ## All tests but benches
 
 sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 	SEEDS="$${SEEDS:-5000}" FIRST="$${FIRST:-0}" $(CARGO) test --locked --test sim -- --nocapture
+
+crash-matrix: ## Kill a worker at every named point of every step, and let another go on: CRASH_CELLS=all|quarter|NAME CRASH_JOBS=n
+	CRASH_CELLS="$${CRASH_CELLS:-all}" $(CARGO) test --locked --test crash -- --nocapture
 
 bends: ## Leave out one rule at a time and show the seed that finds it (by hand, minutes each)
 	tests/bends/run.py

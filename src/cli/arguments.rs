@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    auth, completions, configuration, dead_letter, demo, doctor, job, output,
+    auth, completions, configuration, crash_points, dead_letter, demo, doctor, job, output,
     output::{ColorChoice, OutputFormat},
     preflight, product, sandbox, schema, sign, submission, submit, worker,
 };
@@ -58,9 +58,8 @@ pub(super) enum Command {
     Schema(schema::Arguments),
     Config(configuration::Arguments),
     Completions(completions::Arguments),
-    /// Lists the points at which a debug build can be made to die, for the crash matrix
     #[command(hide = true)]
-    CrashPoints,
+    CrashPoints(crash_points::Arguments),
 }
 
 impl Global {

@@ -8,6 +8,7 @@ mod auth;
 mod completions;
 mod configuration;
 mod context;
+mod crash_points;
 mod dead_letter;
 mod demo;
 mod doctor;
@@ -82,11 +83,6 @@ async fn run(context: &mut Context, command: Command) -> Outcome {
         Command::Schema(arguments) => schema::run(context, &arguments),
         Command::Config(arguments) => configuration::run(context, &arguments),
         Command::Completions(arguments) => completions::run(context, &arguments),
-        Command::CrashPoints => {
-            for point in crate::engine::crash::points() {
-                context.out.text(&(point + "\n"))?;
-            }
-            Ok(Exit::Done)
-        }
+        Command::CrashPoints(arguments) => crash_points::run(context, arguments),
     }
 }

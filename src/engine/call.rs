@@ -88,7 +88,6 @@ impl<P: Ports> Claimed<'_, P> {
         let account = &self.key.account;
         let call = self.ports.service().call(account, request, ids, permit, token);
         let answer = self.sent(call).await;
-        crash::point(self.step(), Edge::AnswerRead);
         let home = self.ports.home();
         let taught = match &answer {
             Ok(_) | Err(Failure::Permanent(_) | Failure::Unauthorized(_)) => home.succeeded(account).await,
@@ -107,25 +106,25 @@ impl<P: Ports> Claimed<'_, P> {
         answer
     }
 
+    /// A request, or a transfer of several, between its crash points.
     #[cfg(debug_assertions)]
-    async fn sent<T>(&self, call: impl Future<Output = T>) -> T {
-        if !crash::is_armed(self.step(), Edge::RequestSent) {
-            return call.await;
-        }
-        // The sandbox holds its answer back in this cell of the matrix: the request is with it when we die.
-        let died = async {
-            self.ports.clock().sleep(Duration::from_millis(400)).await;
-            std::process::abort()
+    pub(super) async fn sent<T>(&self, call: impl Future<Output = T>) -> T {
+        let answer = if crash::is_armed(self.step(), Edge::RequestSent) {
+            // The sandbox holds its answer back in this cell of the matrix: the request is with it when we die.
+            tokio::select! {
+                biased;
+                answer = call => answer,
+                () = self.ports.clock().sleep(crash::HELD_BACK) => crash::die(self.step(), Edge::RequestSent),
+            }
+        } else {
+            call.await
         };
-        tokio::select! {
-            biased;
-            answer = call => answer,
-            () = died => std::process::abort(),
-        }
+        crash::point(self.step(), Edge::AnswerRead);
+        answer
     }
 
     #[cfg(not(debug_assertions))]
-    async fn sent<T>(&self, call: impl Future<Output = T>) -> T {
+    pub(super) async fn sent<T>(&self, call: impl Future<Output = T>) -> T {
         call.await
     }
 

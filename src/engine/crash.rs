@@ -1,8 +1,19 @@
 //! Named points at which a debug build can be made to die, for the crash matrix. Release builds have none.
 //!
-//! `LONGSHORE_CRASH_AT=create-product.after-begin:1` kills the process the first time a worker comes there.
+//! `LONGSHORE_CRASH_AT=create-product.after-begin:1` kills the process the first time a worker comes there, `:2` the
+//! second time. It says so on stderr before it dies, so a test can tell this death from any other.
+
+#[cfg(debug_assertions)]
+use std::time::Duration;
 
 use crate::domain::step::Step;
+
+/// How long an answer may take at `request-sent` before the process dies. The service has to hold it back for longer.
+#[cfg(debug_assertions)]
+pub(super) const HELD_BACK: Duration = Duration::from_secs(1);
+
+/// The variable that arms a point: `name:count`.
+pub const VARIABLE: &str = "LONGSHORE_CRASH_AT";
 
 /// The edges of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,18 +75,19 @@ impl Edge {
     }
 }
 
-/// All points, as `step.edge`.
+/// All points of this build; none in a release build.
 #[must_use]
-pub fn points() -> Vec<String> {
-    Step::ALL
-        .into_iter()
-        .flat_map(|step| {
-            Edge::ALL.into_iter().filter(move |edge| edge.is_passed_by(step)).map(move |edge| name(step, edge))
-        })
-        .collect()
+pub fn points() -> Vec<(Step, Edge)> {
+    if !cfg!(debug_assertions) {
+        return Vec::new();
+    }
+    let edges = |step| Edge::ALL.into_iter().filter(move |edge| edge.is_passed_by(step)).map(move |edge| (step, edge));
+    Step::ALL.into_iter().flat_map(edges).collect()
 }
 
-fn name(step: Step, edge: Edge) -> String {
+/// A point's name: `step.edge`.
+#[must_use]
+pub fn name(step: Step, edge: Edge) -> String {
     format!("{}.{}", step.name(), edge.name())
 }
 
@@ -83,11 +95,18 @@ fn name(step: Step, edge: Edge) -> String {
 #[cfg(debug_assertions)]
 pub(super) fn point(step: Step, edge: Edge) {
     if armed::is_here(step, edge) {
-        std::process::abort();
+        die(step, edge);
     }
 }
 
-/// Is this point armed, without dying? For the point that has to let the request go first.
+/// Says where, then dies as a killed process does: nothing is cleaned up, nothing is flushed.
+#[cfg(debug_assertions)]
+pub(super) fn die(step: Step, edge: Edge) -> ! {
+    eprintln!("crash point {} reached", name(step, edge));
+    std::process::abort()
+}
+
+/// Is it this pass at which the point kills? Asked in place of [`point`] where the request has to go first.
 #[cfg(debug_assertions)]
 pub(super) fn is_armed(step: Step, edge: Edge) -> bool {
     armed::is_here(step, edge)
@@ -100,7 +119,7 @@ mod armed {
         atomic::{AtomicU32, Ordering},
     };
 
-    use super::{Edge, Step, name};
+    use super::{Edge, Step, VARIABLE, name};
 
     struct Armed {
         name: String,
@@ -111,7 +130,7 @@ mod armed {
         static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
         ARMED
             .get_or_init(|| {
-                let text = std::env::var("LONGSHORE_CRASH_AT").ok()?;
+                let text = std::env::var(VARIABLE).ok()?;
                 let (name, count) = text.rsplit_once(':').unwrap_or((&text, "1"));
                 Some(Armed { name: name.to_owned(), passes_left: AtomicU32::new(count.parse().unwrap_or(1)) })
             })
@@ -131,3 +150,22 @@ mod armed {
 
 #[cfg(not(debug_assertions))]
 pub(super) const fn point(_step: Step, _edge: Edge) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_is_received_and_settled_and_only_writes_are_begun() {
+        let points = points();
+        for step in Step::ALL {
+            let of = |edge| points.contains(&(step, edge));
+            assert!(of(Edge::AfterReceive) && of(Edge::AfterClaim) && of(Edge::BeforeSettle) && of(Edge::AfterSettle));
+            assert_eq!(of(Edge::BeforeBegin), of(Edge::AfterBegin));
+            assert_eq!(of(Edge::RequestSent), step != Step::Preflight, "{step}");
+        }
+        let begun: Vec<Step> =
+            points.iter().filter(|(_, edge)| *edge == Edge::AfterBegin).map(|(step, _)| *step).collect();
+        assert_eq!(begun, [Step::CreateProduct, Step::CreateSubmission, Step::Commit]);
+    }
+}

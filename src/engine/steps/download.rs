@@ -35,8 +35,8 @@ impl<P: Ports> Claimed<'_, P> {
             };
             let fetch = Fetch { product, submission, kind, spec };
             let hooks = Hooks { claimed: self, kind };
-            let fetched = self.ports.packages().download(&fetch, item.url.clone(), &hooks).await;
-            let file = match fetched.map_err(|failure| self.transfer_stop(failure))? {
+            let download = self.ports.packages().download(&fetch, item.url.clone(), &hooks);
+            let file = match self.sent(download).await.map_err(|failure| self.transfer_stop(failure))? {
                 Fetched::Done(file) => file,
                 Fetched::Paused => return Err(self.next_turn()),
             };

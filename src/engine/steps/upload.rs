@@ -34,8 +34,9 @@ impl<P: Ports> Claimed<'_, P> {
             let cause = Cause::new(Kind::RetryLater, "the submission shows no upload slot yet");
             return Err(Stop::Failed(Failure::Transient(cause)));
         };
-        let sent = self.ports.packages().upload(package, facts, slot.url.clone(), &Hooks { claimed: self }).await;
-        match sent.map_err(|failure| self.transfer_stop(failure))? {
+        let hooks = Hooks { claimed: self };
+        let upload = self.ports.packages().upload(package, facts, slot.url.clone(), &hooks);
+        match self.sent(upload).await.map_err(|failure| self.transfer_stop(failure))? {
             Upload::Done { bytes } => Ok(Did::done(StepResult::Upload { bytes })),
             Upload::Paused => Err(self.next_turn()),
             Upload::NotHolder => Err(Stop::NotHolder),
