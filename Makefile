@@ -1,10 +1,13 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick test sim crash-matrix bends deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick test sim crash-matrix load bench bench-transfer bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 WINDOWS := x86_64-pc-windows-gnu
+# Everything that a run of the tests writes lies here until the next one, and is searched for secrets at its end.
+RUN     := $(abspath $(TARGET))/test-run
+IN_RUN  := LONGSHORE_TEST_DIR="$(RUN)" TMPDIR="$(RUN)/tmp"
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,8 +39,14 @@ check: ## Format, clippy, rustdoc, architecture and, where its target is install
 test-quick: ## The tests beside the code, before every commit
 	$(CARGO) test --locked --lib
 
-test: ## All tests but benches
-	$(CARGO) test --locked
+test: ## All tests but load run and benches, then the search for secrets in everything they wrote
+	@rm -rf "$(RUN)" && mkdir -p "$(RUN)/tmp"
+	$(IN_RUN) $(CARGO) test --locked
+	$(IN_RUN) LONGSHORE_SEARCH_SECRETS=1 $(CARGO) test --locked --test secrets -- --nocapture no_file_of_this_run
+
+load: ## 200 submissions over 4 workers, a SIGKILL every 2 s, lost answers and 5xx: SEED=n JOBS=n (minutes)
+	@rm -rf "$(RUN)-load" && mkdir -p "$(RUN)-load/tmp"
+	LONGSHORE_TEST_DIR="$(RUN)-load" TMPDIR="$(RUN)-load/tmp" $(CARGO) test --locked --test load
 
 sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 	SEEDS="$${SEEDS:-5000}" FIRST="$${FIRST:-0}" $(CARGO) test --locked --test sim -- --nocapture

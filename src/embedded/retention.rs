@@ -28,7 +28,6 @@ fn tidy(book: &Book<'_>) -> Result<Tidied, Fault> {
     let old = book.now.before(book.shared.options.retention).as_millis();
     let now = book.now.as_millis();
     let listings = book.now.before(book.shared.options.listing_for.saturating_mul(3)).as_millis();
-    let turns = book.now.before(book.shared.options.turn_for).as_millis();
     let leave =
         |sql: &str, until: i64| -> Result<usize, Fault> { Ok(book.tx.prepare_cached(sql)?.execute((until, batch))?) };
     let jobs = leave(
@@ -54,10 +53,8 @@ fn tidy(book: &Book<'_>) -> Result<Tidied, Fault> {
               WHERE coalesce(whole_at, lease_until, started_at) < ?1 LIMIT ?2)",
             listings,
         ),
-        (
-            "DELETE FROM turns WHERE key IN (SELECT key FROM turns WHERE coalesce(begun_at, taken_at) < ?1 LIMIT ?2)",
-            turns,
-        ),
+        // One that ran out is still proof for its own job, see `turns`.
+        ("DELETE FROM turns WHERE key IN (SELECT key FROM turns WHERE taken_at < ?1 LIMIT ?2)", old),
         ("DELETE FROM tokens WHERE key IN (SELECT key FROM tokens WHERE expires < ?1 LIMIT ?2)", now),
         ("DELETE FROM token_leases WHERE key IN (SELECT key FROM token_leases WHERE until < ?1 LIMIT ?2)", now),
         ("DELETE FROM controls WHERE job IN (SELECT job FROM controls WHERE until < ?1 LIMIT ?2)", now),

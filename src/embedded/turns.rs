@@ -19,48 +19,52 @@ fn text(key: &TurnKey) -> String {
     }
 }
 
-struct Standing {
+struct Row {
     job: String,
-    since: Moment,
+    taken_at: Moment,
     begun_at: Option<Moment>,
+    /// It has not run out: `turn_for` after its stamp or, when that is later, after its taking.
+    stands: bool,
 }
 
-/// The turn as it stands, if it still stands: it is over `turn_for` after its stamp, else after its taking.
-fn standing(book: &Book<'_>, key: &str) -> Result<Option<Standing>, Fault> {
+/// The turn of whoever had it last.
+fn last(book: &Book<'_>, key: &str) -> Result<Option<Row>, Fault> {
+    let turn_for = book.shared.options.turn_for;
     let found = book
         .tx
         .prepare_cached("SELECT job, taken_at, begun_at FROM turns WHERE key = ?1")?
         .query_row([key], |row| {
-            let begun_at: Option<i64> = row.get(2)?;
-            Ok(Standing {
-                job: row.get(0)?,
-                since: Moment::from_millis(row.get(1)?),
-                begun_at: begun_at.map(Moment::from_millis),
-            })
+            let begun_at = row.get::<_, Option<i64>>(2)?.map(Moment::from_millis);
+            let taken_at = Moment::from_millis(row.get(1)?);
+            let stands = book.now < begun_at.map_or(taken_at, |begun| begun.max(taken_at)).after(turn_for);
+            Ok(Row { job: row.get(0)?, taken_at, begun_at, stands })
         })
         .optional()?;
-    let turn_for = book.shared.options.turn_for;
-    Ok(found.filter(|turn| book.now < turn.begun_at.unwrap_or(turn.since).after(turn_for)))
+    Ok(found)
 }
 
 fn take(book: &Book<'_>, key: &str, job: &str) -> Result<Turn, Fault> {
-    let begun_at = match standing(book, key)? {
-        Some(turn) if turn.job != job => return Ok(Turn::Held),
-        Some(turn) => turn.begun_at,
-        // An expired mark proves nothing until it is made anew.
-        None => None,
+    let (begun_at, taken_at) = match last(book, key)? {
+        Some(turn) if turn.job != job && turn.stands => return Ok(Turn::Held),
+        Some(turn) if turn.job != job => (None, book.now),
+        // A stamped turn is not made longer by looking at it.
+        Some(turn) if turn.stands && turn.begun_at.is_some() => (turn.begun_at, turn.taken_at),
+        // A mark that ran out proves again once its own job has the turn again: nobody else has had it meanwhile, for
+        // whoever takes a turn puts his name in its place.
+        Some(turn) => (turn.begun_at, book.now),
+        None => (None, book.now),
     };
     book.tx
         .prepare_cached(
             "INSERT INTO turns (key, job, taken_at, begun_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (key) DO UPDATE SET job = ?2, taken_at = ?3, begun_at = ?4",
         )?
-        .execute((key, job, book.now.as_millis(), begun_at.map(Moment::as_millis)))?;
+        .execute((key, job, taken_at.as_millis(), begun_at.map(Moment::as_millis)))?;
     Ok(Turn::Ours { begun_at })
 }
 
 fn stamp(book: &Book<'_>, key: &str, job: &str, begun_at: Moment) -> Result<bool, Fault> {
-    if standing(book, key)?.is_none_or(|turn| turn.job != job) {
+    if last(book, key)?.is_none_or(|turn| turn.job != job || !turn.stands) {
         return Ok(false);
     }
     book.tx.prepare_cached("UPDATE turns SET begun_at = ?2 WHERE key = ?1")?.execute((key, begun_at.as_millis()))?;

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use jiff::{SignedDuration, Timestamp};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -235,6 +235,12 @@ impl Sandbox {
     pub fn journal(&self) -> Value {
         let entries = self.shared.lock().journal.read(&journal::Filter::default());
         serde_json::to_value(entries).unwrap_or_default()
+    }
+
+    /// What lets its bearer in: the signatures of the newest tokens and SAS URLs, for tests that look for leaks.
+    #[must_use]
+    pub fn handed_out(&self) -> Vec<SecretString> {
+        self.shared.lock().handed_out().map(SecretString::from).collect()
     }
 
     /// Sets a fault; says its number.

@@ -1,6 +1,6 @@
 //! Everything the simulated services remember, behind one lock that is never held across an await.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -17,6 +17,8 @@ use super::verdict::Tally;
 const PRODUCTS: u64 = 14_300_000_000_000_000;
 /// The first shared product, submission and label id is one above this.
 const SHARED: u64 = 1 << 60;
+/// Signatures that are remembered.
+const MOST_HANDED_OUT: usize = 1_000;
 
 /// Time as the service experiences it: workflow steps, metadata and list lag follow it.
 #[derive(Debug)]
@@ -233,6 +235,7 @@ pub(super) struct State {
     next_product: u64,
     next_shared: u64,
     next_sas: u64,
+    handed_out: VecDeque<String>,
 }
 
 /// Which tokens are out, and which of them are refused.
@@ -279,6 +282,7 @@ impl State {
             next_product: PRODUCTS,
             next_shared: SHARED,
             next_sas: 0,
+            handed_out: VecDeque::new(),
         }
     }
 
@@ -300,6 +304,20 @@ impl State {
     /// The number of the last SAS that was issued.
     pub(super) fn last_sas(&self) -> u64 {
         self.next_sas
+    }
+
+    /// Remembers the signature of a token or SAS URL, its last part: whoever has it may call. The newest are kept.
+    pub(super) fn hand_out(&mut self, signed: &str, before_signature: &str) {
+        let Some((_, signature)) = signed.rsplit_once(before_signature) else { return };
+        if self.handed_out.len() >= MOST_HANDED_OUT {
+            self.handed_out.pop_front();
+        }
+        self.handed_out.push_back(signature.to_owned());
+    }
+
+    /// What was remembered so.
+    pub(super) fn handed_out(&self) -> impl Iterator<Item = &str> {
+        self.handed_out.iter().map(String::as_str)
     }
 
     /// Remembers the id of an assertion; says whether it is new.

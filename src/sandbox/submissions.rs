@@ -475,6 +475,7 @@ fn url(api: &mut Api<'_>, blob: Uuid, permissions: &str, is_expired: bool) -> St
         entry.fixed = Some(sas.clone());
     }
     let query = sas.query(&api.shared.sas_key);
+    api.state.hand_out(&query, "sig=");
     let query = if options.raw_sas { sas::raw(&query) } else { query };
     format!("{}/{}/{blob}?{query}", api.base, sas.container)
 }

@@ -195,6 +195,7 @@ fn issue(shared: &Shared, state: &mut State, headers: &HeaderMap, form: &Form<'_
     let Ok(token) = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key) else {
         return Err(Refusal(50000, 500, "server_error", "There was an error issuing a token.".to_owned()));
     };
+    state.hand_out(&token, ".");
     let body = if form.version == 1 {
         json!({
             "token_type": "Bearer",

@@ -233,14 +233,15 @@ impl Turns for SimHome {
     async fn take_turn(&self, key: &TurnKey, job: &JobKey) -> Result<Turn, Unavailable> {
         self.in_memory("take turn", |state| {
             let now = state.now();
-            match state.store.turns.get(key) {
-                Some((holder, begun_at, until)) if *until > now => {
-                    if holder == job {
-                        Turn::Ours { begun_at: *begun_at }
-                    } else {
-                        Turn::Held
+            match state.store.turns.get_mut(key) {
+                Some((holder, begun_at, until)) if holder == job => {
+                    // A mark that ran out proves again once its own job has the turn again.
+                    if *until <= now {
+                        *until = now.after(TURN_FOR);
                     }
+                    Turn::Ours { begun_at: *begun_at }
                 }
+                Some((_, _, until)) if *until > now => Turn::Held,
                 Some(_) | None => {
                     state.store.turns.insert(key.clone(), (job.clone(), None, now.after(TURN_FOR)));
                     Turn::Ours { begun_at: None }

@@ -33,7 +33,7 @@ macro_rules! port_suite {
             settle::letting_go_frees_the_same_place_at_once
             settle::a_message_that_never_was_a_job_is_set_aside
             turns::a_turn_is_for_one_job_until_it_is_given_back
-            turns::a_stamp_stays_with_its_turn_and_expires_with_it
+            turns::a_stamp_stays_with_its_turn_and_proves_until_another_has_had_it
             turns::the_first_fact_about_an_owner_stays
             listings::a_listing_is_read_by_one_and_used_by_all
             listings::another_goes_on_from_the_next_link

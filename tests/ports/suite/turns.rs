@@ -34,7 +34,7 @@ pub(crate) async fn a_turn_is_for_one_job_until_it_is_given_back<H: Harness>() {
     assert_eq!(one.take_turn(&name, &key("a")).await.unwrap(), Turn::Held);
 }
 
-pub(crate) async fn a_stamp_stays_with_its_turn_and_expires_with_it<H: Harness>() {
+pub(crate) async fn a_stamp_stays_with_its_turn_and_proves_until_another_has_had_it<H: Harness>() {
     let harness = H::fresh().await;
     let (home, _) = harness.worker().await;
     let name = TurnKey::Name(account(), "NIC".to_owned());
@@ -50,9 +50,12 @@ pub(crate) async fn a_stamp_stays_with_its_turn_and_expires_with_it<H: Harness>(
     assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), stamped);
     harness.advance(Duration::from_mins(2)).await;
     assert!(!home.stamp_turn(&name, &key("a"), Moment::default()).await.unwrap(), "it is over");
-    assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), FREE, "an expired mark proves nothing");
+    assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), stamped, "nobody else has had it meanwhile");
+    assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), Turn::Held, "it is a's again");
     harness.advance(Duration::from_mins(21)).await;
     assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), FREE);
+    harness.advance(Duration::from_mins(21)).await;
+    assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), FREE, "b may have created in between");
 }
 
 pub(crate) async fn the_first_fact_about_an_owner_stays<H: Harness>() {
