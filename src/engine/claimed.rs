@@ -210,7 +210,10 @@ impl<'a, P: Ports> Claimed<'a, P> {
             let record = match claim::begin(&loaded, self.claimant, &self.settings.claim) {
                 Ok(record) => record,
                 Err(Denied::NotHolder) => return Err(self.lost()),
-                Err(Denied::InDoubt) => return Err(Stop::Wait { until: loaded.now, why: Waiting::Look }),
+                Err(Denied::InDoubt) => {
+                    let until = loaded.now.after(self.settings.parks.product_turn);
+                    return Err(Stop::Wait { until, why: Waiting::Look });
+                }
             };
             // ORDER: the turn is stamped with begin's own instant right before begin (docs/protocol.md, "Adoption").
             if let Some(turn) = turn

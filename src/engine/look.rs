@@ -53,8 +53,9 @@ impl<P: Ports> Claimed<'_, P> {
         match (sight, look.then) {
             (Sight::There(result), _) => Looked::Did(Did::done(result)),
             (Sight::Blocked(message), None) => Looked::Did(Did::refused(Cause::new(Kind::Changed, message))),
-            (Sight::Blocked(_), Some(ending)) => Looked::Did(Did::End(ending)),
-            (Sight::NotThere { .. } | Sight::Open(_), Some(ending)) => Looked::Did(Did::End(ending)),
+            (Sight::NotThere { .. } | Sight::Open(_) | Sight::Blocked(_), Some(ending)) => {
+                Looked::Did(Did::End(ending))
+            }
             (Sight::NotThere { .. } | Sight::Open(_), None) if !look.is_last => {
                 Looked::Did(Did::LookAgain { at: look.next })
             }
