@@ -75,7 +75,7 @@ const CABINET: &str = "driver.cab";
 
 /// A service that works fast and is otherwise as the contract says.
 fn options(root: &Path) -> Options {
-    let secret: String = clock::random_bytes::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let secret = clock::random_bytes::<24>().map(|byte| format!("{byte:02x}")).concat();
     let path = root.join("secret");
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
     file.write_all(secret.as_bytes()).unwrap();
