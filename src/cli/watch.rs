@@ -173,6 +173,8 @@ pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mu
 async fn follow(context: &mut Context, app: &App, watch: &mut Watch, signals: &Signals) -> Result<Left, Stop> {
     let mut screen = Screen::new(context, watch.keys.len());
     let grace = app.loaded.settings.waits.parks.after_deadline;
+    // A job whose deadline passed long ago still gets the time to be told so.
+    let begun = clock::moment();
     loop {
         for event in watch.news(&app.home).await? {
             match context.form() {
@@ -188,7 +190,7 @@ async fn follow(context: &mut Context, app: &App, watch: &mut Watch, signals: &S
             screen.look(&view);
             if !view.state().is_end() {
                 open += 1;
-                is_late &= view.summary.deadline.is_some_and(|deadline| now > deadline.after(grace));
+                is_late &= view.summary.deadline.is_some_and(|deadline| now > deadline.max(begun).after(grace));
             }
         }
         if open == 0 {
