@@ -8,6 +8,10 @@ WINDOWS := x86_64-pc-windows-gnu
 # Everything that a run of the tests writes lies here until the next one, and is searched for secrets at its end.
 RUN     := $(abspath $(TARGET))/test-run
 IN_RUN  := LONGSHORE_TEST_DIR="$(RUN)" TMPDIR="$(RUN)/tmp"
+# Peers of the transfer bench.
+TOOLS   := $(abspath $(TARGET))/tools
+AZURITE := $(TOOLS)/node_modules/azurite/dist/src/blob/main.js
+AZCOPY  := $(TOOLS)/node_modules/@azure-tools/azcopy-linux/dist/bin/azcopy_linux_amd64
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +27,7 @@ fmt: ## Format the code
 	$(CARGO) fmt
 
 lint: ## Clippy over everything, warnings denied
-	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy --all-targets --test load --locked -- -D warnings
 
 check: ## Format, clippy, rustdoc, architecture and, where its target is installed, Windows
 	$(CARGO) fmt --check
@@ -51,8 +55,22 @@ load: ## 200 submissions over 4 workers, a SIGKILL every 2 s, lost answers and 5
 sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 	SEEDS="$${SEEDS:-5000}" FIRST="$${FIRST:-0}" $(CARGO) test --locked --test sim -- --nocapture
 
+<<<<<<< HEAD
 crash-matrix: ## Kill a worker at every named point of every step, and let another go on: CRASH_CELLS=all|quarter|NAME CRASH_JOBS=n
 	CRASH_CELLS="$${CRASH_CELLS:-all}" $(CARGO) test --locked --test crash -- --nocapture
+=======
+bench: ## Start to first call and idle memory of a worker, beside their goals
+	$(CARGO) bench --locked --bench worker
+
+bench-transfer: ## 1 GiB to the sandbox and to Azurite, interrupted twice, beside azcopy (npm installs both)
+	@mkdir -p "$(TOOLS)"; if ! test -e "$(AZURITE)" || ! test -e "$(AZCOPY)"; then \
+	  if command -v npm >/dev/null; then \
+	    npm install --prefix "$(TOOLS)" --no-audit --no-fund azurite@3.37.0 @azure-tools/azcopy-linux@10.32.2 && \
+	    chmod +x "$(AZCOPY)"; \
+	  else echo "bench-transfer: npm is not installed; the sandbox alone is measured"; fi; \
+	fi
+	AZURITE="$(AZURITE)" AZCOPY="$(AZCOPY)" $(CARGO) bench --locked --bench transfer
+>>>>>>> load
 
 bends: ## Leave out one rule at a time and show the seed that finds it (by hand, minutes each)
 	tests/bends/run.py
