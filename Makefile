@@ -55,10 +55,9 @@ load: ## 200 submissions over 4 workers, a SIGKILL every 2 s, lost answers and 5
 sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 	SEEDS="$${SEEDS:-5000}" FIRST="$${FIRST:-0}" $(CARGO) test --locked --test sim -- --nocapture
 
-<<<<<<< HEAD
 crash-matrix: ## Kill a worker at every named point of every step, and let another go on: CRASH_CELLS=all|quarter|NAME CRASH_JOBS=n
-	CRASH_CELLS="$${CRASH_CELLS:-all}" $(CARGO) test --locked --test crash -- --nocapture
-=======
+	CRASH_CELLS="$${CRASH_CELLS:-all}" $(IN_RUN) $(CARGO) test --locked --test crash -- --nocapture
+
 bench: ## Start to first call and idle memory of a worker, beside their goals
 	$(CARGO) bench --locked --bench worker
 
@@ -70,7 +69,6 @@ bench-transfer: ## 1 GiB to the sandbox and to Azurite, interrupted twice, besid
 	  else echo "bench-transfer: npm is not installed; the sandbox alone is measured"; fi; \
 	fi
 	AZURITE="$(AZURITE)" AZCOPY="$(AZCOPY)" $(CARGO) bench --locked --bench transfer
->>>>>>> load
 
 bends: ## Leave out one rule at a time and show the seed that finds it (by hand, minutes each)
 	tests/bends/run.py
