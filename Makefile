@@ -56,6 +56,7 @@ sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 	SEEDS="$${SEEDS:-5000}" FIRST="$${FIRST:-0}" $(CARGO) test --locked --test sim -- --nocapture
 
 crash-matrix: ## Kill a worker at every named point of every step, and let another go on: CRASH_CELLS=all|quarter|NAME CRASH_JOBS=n
+	@mkdir -p "$(RUN)/tmp"
 	CRASH_CELLS="$${CRASH_CELLS:-all}" $(IN_RUN) $(CARGO) test --locked --test crash -- --nocapture
 
 bench: ## Start to first call and idle memory of a worker, beside their goals
