@@ -65,10 +65,12 @@ bench: ## Start to first call and idle memory of a worker, beside their goals
 bench-transfer: ## 1 GiB to the sandbox and to Azurite, interrupted twice, beside azcopy (npm installs both)
 	@mkdir -p "$(TOOLS)"; if ! test -e "$(AZURITE)" || ! test -e "$(AZCOPY)"; then \
 	  if command -v npm >/dev/null; then \
-	    npm install --prefix "$(TOOLS)" --no-audit --no-fund azurite@3.37.0 @azure-tools/azcopy-linux@10.32.2 && \
-	    chmod +x "$(AZCOPY)"; \
+	    npm install --prefix "$(TOOLS)" --no-audit --no-fund azurite@3.37.0 @azure-tools/azcopy-linux@10.32.2; \
 	  else echo "bench-transfer: npm is not installed; the sandbox alone is measured"; fi; \
 	fi
+	@test ! -e "$(AZCOPY)" || { chmod +x "$(AZCOPY)"; "$(AZCOPY)" --version >/dev/null 2>&1; } || \
+	  { command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get install -qq -y --no-install-recommends libsecret-1-0; } || \
+	  echo "bench-transfer: azcopy does not start; it needs: apt-get install libsecret-1-0"
 	AZURITE="$(AZURITE)" AZCOPY="$(AZCOPY)" $(CARGO) bench --locked --bench transfer
 
 bends: ## Leave out one rule at a time and show the seed that finds it (by hand, minutes each)

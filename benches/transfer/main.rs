@@ -109,6 +109,12 @@ fn tool(name: &str) -> Option<PathBuf> {
 
 async fn azcopy(package: &Path, url: &str, folder: &Path) -> Result<Option<Duration>> {
     let Some(program) = tool("AZCOPY") else { return Ok(None) };
+    let version = Command::new(&program).arg("--version").output().await.context("azcopy cannot be started")?;
+    if !version.status.success() {
+        println!("skipped: azcopy does not start: {}", String::from_utf8_lossy(&version.stderr).trim());
+        return Ok(None);
+    }
+    println!("{}", String::from_utf8_lossy(&version.stdout).trim());
     let begun = clock::monotonic();
     let output = Command::new(program)
         .arg("copy")
@@ -120,7 +126,8 @@ async fn azcopy(package: &Path, url: &str, folder: &Path) -> Result<Option<Durat
         .env("AZCOPY_DISABLE_SYSLOG", "true")
         .kill_on_drop(true)
         .output()
-        .await?;
+        .await
+        .context("azcopy cannot be started")?;
     if !output.status.success() {
         bail!("azcopy: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     }
