@@ -112,12 +112,12 @@ mod tests {
 
     const MOUNTS: &str = "\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-40 22 0:30 / /home rw - nfs4 server:/home rw,vers=4.2
-41 40 0:31 / /srv/ann/local\\040disk rw shared:3 master:7 - xfs /dev/sdb1 rw
+40 22 0:30 / /net rw - nfs4 server:/net rw,vers=4.2
+41 40 0:31 / /net/ann/local\\040disk rw shared:3 master:7 - xfs /dev/sdb1 rw
 42 22 0:32 / /mnt/build rw - fuse.sshfs ann@host: rw
 43 22 0:33 / /srv rw - ext4 /dev/sdc1 rw
 44 43 0:34 / /srv rw - cifs //server/share rw
-45 22 0:35 / /homestead rw - btrfs /dev/sdd1 rw
+45 22 0:35 / /network rw - btrfs /dev/sdd1 rw
 a line of tomorrow
 ";
 
@@ -125,11 +125,11 @@ a line of tomorrow
     fn the_innermost_and_latest_mount_decides() {
         for (path, kind) in [
             ("/var/lib/longshore", "ext4"),
-            ("/srv/ann/.longshore", "nfs4"),
-            ("/srv/ann/local disk/x", "xfs"),
+            ("/net/ann/.longshore", "nfs4"),
+            ("/net/ann/local disk/x", "xfs"),
             ("/mnt/build", "fuse.sshfs"),
             ("/srv/builds", "cifs"),
-            ("/homestead/x", "btrfs"),
+            ("/network/x", "btrfs"),
         ] {
             assert_eq!(kind_of_mount(MOUNTS, Path::new(path)).as_deref(), Some(kind), "{path}");
         }
