@@ -63,7 +63,7 @@ struct List {
 /// One dead letter.
 #[derive(Debug, Args)]
 struct Named {
-    /// Its number, or its job: ID or ACCOUNT/ID
+    /// Its job, ID or ACCOUNT/ID, or its number, also as #NUMBER
     letter: String,
 }
 
@@ -72,7 +72,7 @@ struct Named {
 /// Example: longshore dead-letter replay nic-4711 --create-again
 #[derive(Debug, Args)]
 struct Replay {
-    /// Its number, or its job: ID or ACCOUNT/ID
+    /// Its job, ID or ACCOUNT/ID, or its number, also as #NUMBER
     letter: String,
     /// The candidate with this id is the job's own: go on with it
     #[arg(long, value_name = "RESOURCE", conflicts_with = "create_again")]
@@ -85,7 +85,7 @@ struct Replay {
 fn class(text: &str) -> Result<Class, String> {
     serde_json::from_value(Value::from(text)).map_err(|_| {
         "a class is preflight, source, forbidden, rejected, workflow-failed, transfer, verification, attempts-spent, \
-         cancelled, deadline, needs-person, poison, account-removed, undecodable, local-io, changed or internal"
+         cancelled, deadline, needs-person, poison, account-removed, undecodable, other-content, local-io, changed or internal"
             .to_owned()
     })
 }
@@ -115,19 +115,20 @@ fn name(letter: &DeadLetter) -> String {
     letter.job.as_ref().map_or_else(|| letter.id.to_string(), |job| job.id.to_string())
 }
 
-/// By number, or by job.
+/// By job, or by number: a job's id may be all digits, so the job comes first, and `#12` is a number for sure.
 async fn find(app: &App, named: &str) -> Result<DeadLetter, Stop> {
-    if let Ok(number) = named.parse::<u64>()
-        && let Some(letter) = app.home.dead_letter(number).await?
-    {
-        return Ok(letter);
-    }
-    if named.contains('/') || JobId::parse(named).is_ok() {
-        let key = intake::find(app, named).await?;
+    let number = named.strip_prefix('#').unwrap_or(named).parse::<u64>().ok();
+    let is_job = named.contains('/') || JobId::parse(named).is_ok();
+    if is_job && let Ok(key) = intake::find(app, named).await {
         let filter = DeadLetters { job: Some(key), limit: 1, ..DeadLetters::default() };
         if let Some(letter) = app.home.dead_letters(filter).await?.pop() {
             return Ok(letter);
         }
+    }
+    if let Some(number) = number
+        && let Some(letter) = app.home.dead_letter(number).await?
+    {
+        return Ok(letter);
     }
     let problem = Problem::new(format!("{named} has no dead letter"));
     Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list")))

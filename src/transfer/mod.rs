@@ -8,6 +8,7 @@
 pub mod sas;
 pub mod sink;
 pub mod source;
+mod stamp;
 pub mod trouble;
 
 pub mod block_list;

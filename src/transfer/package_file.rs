@@ -4,14 +4,13 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::SystemTime,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use md5::{Digest, Md5};
 
-use super::{MAX_PACKAGE, disk, permanent, transient};
+use super::{MAX_PACKAGE, disk, permanent, stamp::Stamp, transient};
 use crate::domain::{
     failure::{Failure, Kind},
     ids::Sha256,
@@ -31,7 +30,8 @@ pub struct LocalPackage {
     pub sha256: Sha256,
     /// Its MD5 as blob storage writes it: base64 of 16 bytes.
     pub md5: String,
-    modified: Option<SystemTime>,
+    /// What the file's metadata said when its bytes were last known to be those of the hash.
+    stamp: Arc<Mutex<Stamp>>,
     spool: Option<Arc<Spool>>,
 }
 
@@ -67,10 +67,12 @@ impl LocalPackage {
             return Err(permanent(Kind::Source, text));
         }
         let (sha256, md5, size) = hashes(&mut file, before.len()).map_err(|error| disk("read", path, &error))?;
-        if size != before.len() {
+        let (stamp, after) = (Stamp::of(&before), Stamp::of(&look_at(&file, path)?));
+        if size != before.len() || !after.is_same(&stamp) {
             return Err(changed(path));
         }
-        Ok(Self { path: path.to_owned(), size, sha256, md5, modified: before.modified().ok(), spool: None })
+        let stamp = Arc::new(Mutex::new(stamp));
+        Ok(Self { path: path.to_owned(), size, sha256, md5, stamp, spool: None })
     }
 
     /// Ties the life of the file to this value.
@@ -79,40 +81,67 @@ impl LocalPackage {
         self
     }
 
-    /// Is the file what it was? Length and time of change first, its bytes only when those differ; blocking.
+    /// Is the file what it was? Its metadata first, its bytes only when those differ; blocking.
     ///
     /// # Errors
     /// Permanent, kind `Source`, "the source changed"; transient when the disk failed.
     pub fn recheck(&self) -> Result<(), Failure> {
         let mut file = open(&self.path)?;
-        let now = file.metadata().map_err(|error| disk("look at", &self.path, &error))?;
-        if now.len() != self.size {
-            return Err(changed(&self.path));
-        }
-        if self.modified.is_some() && now.modified().ok() == self.modified {
-            return Ok(());
-        }
-        let (sha256, _, size) = hashes(&mut file, self.size).map_err(|error| disk("read", &self.path, &error))?;
-        if size == self.size && sha256 == self.sha256 { Ok(()) } else { Err(changed(&self.path)) }
+        self.recheck_open(&mut file).map(|_| ())
     }
 
-    /// Reads one block and its MD5; blocking.
+    /// The same on an open file; returns its metadata.
+    fn recheck_open(&self, file: &mut File) -> Result<Stamp, Failure> {
+        let now = Stamp::of(&look_at(file, &self.path)?);
+        if now.length() != self.size {
+            return Err(changed(&self.path));
+        }
+        let known = self.stamp();
+        if known.tells() && now.is_same(&known) {
+            return Ok(now);
+        }
+        file.seek(SeekFrom::Start(0)).map_err(|error| disk("read", &self.path, &error))?;
+        let (sha256, _, size) = hashes(file, self.size).map_err(|error| disk("read", &self.path, &error))?;
+        let after = Stamp::of(&look_at(file, &self.path)?);
+        if size != self.size || sha256 != self.sha256 || !after.is_same(&now) {
+            return Err(changed(&self.path));
+        }
+        *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(now)
+    }
+
+    fn stamp(&self) -> Stamp {
+        *self.stamp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads one block and its MD5; blocking. The bytes are those that were hashed: a block's id speaks for its content.
     ///
     /// # Errors
-    /// Permanent, kind `Source`, when the file has become shorter; transient when the disk failed.
+    /// Permanent, kind `Source`, when the file has changed; transient when the disk failed.
     pub(super) fn read_block(&self, offset: u64, length: u64) -> Result<(Vec<u8>, String), Failure> {
-        let mut file = open(&self.path)?;
         let length = usize::try_from(length).map_err(|_| permanent(Kind::Internal, "a block exceeds memory"))?;
         let mut bytes = vec![0; length];
-        file.seek(SeekFrom::Start(offset)).map_err(|error| disk("read", &self.path, &error))?;
-        match file.read_exact(&mut bytes) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed(&self.path)),
-            Err(error) => return Err(disk("read", &self.path, &error)),
+        // Read again when somebody touched the file meanwhile: what was read in between may have been anything.
+        for _ in 0..3 {
+            let mut file = open(&self.path)?;
+            let stamp = Stamp::of(&look_at(&file, &self.path)?);
+            file.seek(SeekFrom::Start(offset)).map_err(|error| disk("read", &self.path, &error))?;
+            match file.read_exact(&mut bytes) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed(&self.path)),
+                Err(error) => return Err(disk("read", &self.path, &error)),
+            }
+            if self.recheck_open(&mut file)?.is_same(&stamp) {
+                let md5 = md5_of(&bytes);
+                return Ok((bytes, md5));
+            }
         }
-        let md5 = md5_of(&bytes);
-        Ok((bytes, md5))
+        Err(changed(&self.path))
     }
+}
+
+fn look_at(file: &File, path: &Path) -> Result<fs::Metadata, Failure> {
+    file.metadata().map_err(|error| disk("look at", path, &error))
 }
 
 fn changed(path: &Path) -> Failure {
@@ -195,7 +224,7 @@ mod tests {
         assert_eq!(package.sha256, Sha256::of(b"hello"));
         package.recheck().unwrap();
 
-        let later = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let later = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
         File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
         package.recheck().unwrap();
         fs::write(&path, b"hellO").unwrap();
@@ -204,6 +233,23 @@ mod tests {
         fs::write(&path, b"hell").unwrap();
         assert!(package.recheck().is_err());
         assert!(package.read_block(3, 2).unwrap_err().to_string().contains("the source changed"));
+    }
+
+    #[test]
+    fn no_block_of_other_bytes_is_read_under_the_hash_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.cab");
+        fs::write(&path, b"hello").unwrap();
+        let made = fs::metadata(&path).unwrap().modified().unwrap();
+        let package = LocalPackage::measure(&path, MAX_PACKAGE).unwrap();
+        assert_eq!(package.read_block(0, 5).unwrap().0, b"hello");
+        // Of the same length and the same modification time, as reproducible builds make it, and a moment later.
+        fs::write(&path, b"jello").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(made).unwrap();
+        assert!(package.read_block(0, 5).unwrap_err().to_string().contains("the source changed"));
+        // Put back: its bytes are those of the hash again, whatever its times say.
+        fs::write(&path, b"hello").unwrap();
+        assert_eq!(package.read_block(0, 5).unwrap().0, b"hello");
     }
 
     #[test]
