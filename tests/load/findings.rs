@@ -242,7 +242,7 @@ fn job(driver: &Driver, view: Option<&JobView>, ends: usize, verdict: &Value) ->
         broken.push(format!("{} downloads", downloads.len()));
     }
     for file in downloads {
-        if let Err(failure) = verify::verify(Path::new(&file.path), &driver.cabinet) {
+        if let Err(failure) = verify::verify(Path::new(&file.path), Some(&driver.cabinet)) {
             broken.push(failure.to_string());
         }
     }
