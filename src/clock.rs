@@ -4,7 +4,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "this is the one module that may ask the system for time and chance")]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use uuid::Uuid;
 
@@ -51,6 +57,12 @@ pub fn chance() -> f64 {
     rand::random::<f64>()
 }
 
+/// A random number below `count`; 0 when there is none.
+#[must_use]
+pub fn below(count: usize) -> usize {
+    if count == 0 { 0 } else { rand::random_range(0..count) }
+}
+
 /// Random bytes.
 #[must_use]
 pub fn random_bytes<const N: usize>() -> [u8; N] {
@@ -67,4 +79,26 @@ pub fn uuid_v7() -> Uuid {
 #[must_use]
 pub fn uuid_v4() -> Uuid {
     Uuid::new_v4()
+}
+
+/// Moves the clock of one home, for tests: milliseconds added to the wall clock.
+#[derive(Debug, Clone, Default)]
+pub struct Shift(Arc<AtomicI64>);
+
+impl Shift {
+    /// Moves the clock ahead.
+    pub fn advance(&self, span: Duration) {
+        self.0.fetch_add(i64::try_from(span.as_millis()).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// How far the clock was moved, in milliseconds.
+    #[must_use]
+    pub fn millis(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Moves the clock back.
+    pub fn step_back(&self, span: Duration) {
+        self.0.fetch_sub(i64::try_from(span.as_millis()).unwrap_or(0), Ordering::Relaxed);
+    }
 }

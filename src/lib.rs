@@ -13,6 +13,9 @@ pub mod domain;
 pub mod engine;
 
 pub mod embedded;
+pub mod fleet;
+pub mod rabbitmq;
+pub mod redis;
 
 pub mod identity;
 pub mod partner_center;

@@ -143,6 +143,13 @@ pub struct JobKey {
 const NAMESPACE: Uuid = Uuid::from_u128(0x6c6f_6e67_7368_5f72_8f65_2d64_6f63_6b73);
 
 impl JobKey {
+    /// Reads what [`fmt::Display`] writes: `account/id`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (account, id) = text.split_once('/')?;
+        Some(Self { account: AccountName::parse(account).ok()?, id: JobId::parse(id).ok()? })
+    }
+
     /// A name-based UUID over the job and `parts`: the same on every worker, in every try.
     #[must_use]
     pub fn uuid(&self, parts: &[&str]) -> Uuid {

@@ -163,7 +163,7 @@ impl Shared {
 
     /// The wall clock as this home reads it.
     fn wall(&self) -> Moment {
-        let shift = self.options.shift.0.load(Ordering::Relaxed);
+        let shift = self.options.shift.millis();
         Moment::from_millis(crate::clock::moment().as_millis().saturating_add(shift))
     }
 
@@ -238,22 +238,6 @@ pub(super) struct Book<'a> {
     pub(super) now: Moment,
     /// After the commit, those who wait for messages should look.
     pub(super) wakes: std::cell::Cell<bool>,
-}
-
-/// Moves the clock of one home, for tests: milliseconds added to the wall clock.
-#[derive(Debug, Clone, Default)]
-pub struct Shift(pub(super) Arc<AtomicI64>);
-
-impl Shift {
-    /// Moves the clock ahead.
-    pub fn advance(&self, span: Duration) {
-        self.0.fetch_add(i64::try_from(span.as_millis()).unwrap_or(0), Ordering::Relaxed);
-    }
-
-    /// Moves the clock back.
-    pub fn step_back(&self, span: Duration) {
-        self.0.fetch_sub(i64::try_from(span.as_millis()).unwrap_or(0), Ordering::Relaxed);
-    }
 }
 
 /// The memory's life, as the file has it.

@@ -41,11 +41,12 @@ use rusqlite::Connection;
 
 use crate::domain::{claim, claim::Birth, ids::AccountName, quota::Limits};
 
+pub use crate::clock::Shift;
+
 pub use self::{
     dead_letters::{DeadLetter, DeadLetters},
     error::Error,
     events::EventFilter,
-    file::Shift,
     jobs::{JobFilter, JobSummary, JobView, State, Transfer},
     queue::Delivery,
     retention::Tidied,

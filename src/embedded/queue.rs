@@ -266,6 +266,7 @@ fn take(
             body: row.body,
             is_redelivered: row.taken > 1,
             producer: None,
+            message_id: None,
             published_at: Some(Moment::from_millis(row.published_at)),
         }));
     }

@@ -81,7 +81,8 @@ pub fn read<D>(received: &Received<D>, now: Moment) -> Message {
 }
 
 fn read_job<D>(received: &Received<D>, now: Moment) -> Message {
-    match Job::decode(received.body.as_bytes(), || None::<JobId>) {
+    let id = || received.message_id.as_deref().and_then(|id| JobId::parse(id).ok());
+    match Job::decode(received.body.as_bytes(), id) {
         Ok(job) => {
             let hash = job.content_hash();
             let accepted_at = received.published_at.unwrap_or(now).min(now);
@@ -129,7 +130,7 @@ mod tests {
 
     fn received(origin: Origin, body: &str) -> Received<()> {
         let body = body.to_owned();
-        Received { delivery: (), origin, body, is_redelivered: false, producer: None, published_at: None }
+        Received { delivery: (), origin, body, is_redelivered: false, producer: None, message_id: None, published_at: None }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Received<D> {
     pub is_redelivered: bool,
     /// The user name that the broker verified.
     pub producer: Option<String>,
+    /// The message's own id, where its queue has such a thing: the job's id when the job names none.
+    pub message_id: Option<String>,
     /// When it was published, by the publisher's clock.
     pub published_at: Option<Moment>,
 }

@@ -1,0 +1,181 @@
+//! The home of a fleet: jobs on RabbitMQ, memory in Redis, behind the same ports as every other home.
+//!
+//! A step's end is composed by `engine/settle.rs` from the two halves, in the one written order.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    domain::{
+        claim::{Epoch, Loaded},
+        event::End,
+        ids::{AccountName, JobKey, ProductId},
+        plan::JobRecord,
+        quota::Admission,
+        service::{PageLink, Product},
+        settlement::Settlement,
+        step::{Kind, QuotaClass},
+        ticket::StepResult,
+        time::Moment,
+    },
+    engine::{
+        ports::{
+            Listing, Listings, Memory, Queue, Quota, Received, Settled, Swapped, Turn, TurnKey, Turns, Unavailable,
+            Views,
+        },
+        settle,
+    },
+    rabbitmq::{Delivery, Rabbit},
+    redis::Store,
+};
+
+/// One process's half of the fleet: a broker and a memory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    broker: Rabbit,
+    memory: Store,
+    id: Arc<u128>,
+}
+
+impl Fleet {
+    /// A home over these two, with a random id for its claims.
+    #[must_use]
+    pub fn new(broker: Rabbit, memory: Store) -> Self {
+        Self { broker, memory, id: Arc::new(u128::from_be_bytes(crate::clock::random_bytes())) }
+    }
+
+    /// What this process's claims name.
+    #[must_use]
+    pub fn id(&self) -> u128 {
+        *self.id
+    }
+
+    /// The broker.
+    #[must_use]
+    pub const fn broker(&self) -> &Rabbit {
+        &self.broker
+    }
+
+    /// The memory.
+    #[must_use]
+    pub const fn memory(&self) -> &Store {
+        &self.memory
+    }
+}
+
+impl Queue for Fleet {
+    type Delivery = Delivery;
+
+    async fn receive(&self, lane: Kind) -> Result<Received<Delivery>, Unavailable> {
+        self.broker.receive(lane).await
+    }
+
+    async fn settle(
+        &self,
+        delivery: Delivery,
+        job: Option<&JobKey>,
+        settlement: Settlement,
+    ) -> Result<Settled, Unavailable> {
+        settle::settle(&self.broker, &self.memory, delivery, job, &settlement).await
+    }
+}
+
+impl Memory for Fleet {
+    async fn load(&self, job: &JobKey) -> Result<Loaded<StepResult, End>, Unavailable> {
+        self.memory.load(job).await
+    }
+
+    async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
+        self.memory.swap(job, epoch, version, record).await
+    }
+}
+
+impl Turns for Fleet {
+    async fn take_turn(&self, key: &TurnKey, job: &JobKey) -> Result<Turn, Unavailable> {
+        self.memory.take_turn(key, job).await
+    }
+
+    async fn stamp_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Moment) -> Result<bool, Unavailable> {
+        self.memory.stamp_turn(key, job, begun_at).await
+    }
+
+    async fn end_turn(&self, key: &TurnKey, job: &JobKey) -> Result<(), Unavailable> {
+        self.memory.end_turn(key, job).await
+    }
+
+    async fn own(&self, account: &AccountName, product: ProductId, job: &JobKey) -> Result<(), Unavailable> {
+        self.memory.own(account, product, job).await
+    }
+
+    async fn owner(&self, account: &AccountName, product: ProductId) -> Result<Option<JobKey>, Unavailable> {
+        self.memory.owner(account, product).await
+    }
+}
+
+impl Listings for Fleet {
+    async fn join_listing(
+        &self,
+        account: &AccountName,
+        not_before: Moment,
+        job: &JobKey,
+    ) -> Result<Listing, Unavailable> {
+        self.memory.join_listing(account, not_before, job).await
+    }
+
+    async fn add_page(
+        &self,
+        account: &AccountName,
+        job: &JobKey,
+        products: &[Product],
+        next: Option<&PageLink>,
+    ) -> Result<bool, Unavailable> {
+        self.memory.add_page(account, job, products, next).await
+    }
+
+    async fn page_failed(&self, account: &AccountName, job: &JobKey) -> Result<(), Unavailable> {
+        self.memory.page_failed(account, job).await
+    }
+
+    async fn leave_listing(&self, account: &AccountName, job: &JobKey) -> Result<(), Unavailable> {
+        self.memory.leave_listing(account, job).await
+    }
+
+    async fn listed(&self, account: &AccountName, name: &str) -> Result<Vec<Product>, Unavailable> {
+        self.memory.listed(account, name).await
+    }
+}
+
+impl Quota for Fleet {
+    async fn permit(
+        &self,
+        account: &AccountName,
+        class: QuotaClass,
+        refusals: u32,
+        chance: f64,
+    ) -> Result<Admission, Unavailable> {
+        self.memory.permit(account, class, refusals, chance).await
+    }
+
+    async fn throttled(&self, account: &AccountName, pause: Duration) -> Result<Moment, Unavailable> {
+        self.memory.throttled(account, pause).await
+    }
+
+    async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {
+        self.memory.failed(account).await
+    }
+
+    async fn succeeded(&self, account: &AccountName) -> Result<(), Unavailable> {
+        self.memory.succeeded(account).await
+    }
+
+    async fn polls_in_flight(&self, account: &AccountName) -> Result<u64, Unavailable> {
+        self.memory.polls_in_flight(account).await
+    }
+
+    fn polls_per_minute(&self, account: &AccountName) -> f64 {
+        self.memory.polls_per_minute(account)
+    }
+}
+
+impl Views for Fleet {
+    fn transferred(&self, _job: &JobKey, _done: u64, _total: u64) {}
+}

@@ -1,0 +1,180 @@
+//! Receiving, publishing, acknowledging: the broker's half of a home.
+
+use std::{future::Future, time::Duration};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Rabbit,
+    message::{self, Headers, Outgoing},
+    names::{self, Lane, job_key},
+    session::{Arrived, Delivery, Session, down},
+};
+use crate::{
+    clock,
+    domain::{
+        event::{End, Event},
+        job::Job,
+        settlement::SetAside,
+        step::Kind,
+        ticket::Ticket,
+        time::Moment,
+    },
+    engine::{
+        ports::{Origin, Received, Unavailable},
+        settle::{Broker, Proof},
+    },
+};
+
+/// What of a ticket is read before it is given to anybody.
+#[derive(Deserialize)]
+struct Due {
+    due: Option<Moment>,
+}
+
+/// A wait below this is waited here: the shortest class of the delays is one second.
+const SHORT: Duration = Duration::from_secs(1);
+
+impl Rabbit {
+    /// Waits for the next message of a kind: tickets before jobs, interactive jobs before bulk.
+    pub(crate) async fn receive(&self, kind: Kind) -> Result<Received<Delivery>, Unavailable> {
+        loop {
+            // Dropped at any await below, the delivery goes back to the broker.
+            let arrived = self.next(kind).await?;
+            // What an older session gave out comes again.
+            if arrived.delivery.session.is_over() {
+                continue;
+            }
+            if arrived.delivery.lane.1 == Lane::Return
+                && let Some(wait) = wait_of(&arrived.body)
+            {
+                if wait >= SHORT {
+                    self.park_rest(arrived, wait).await?;
+                    continue;
+                }
+                tokio::time::sleep(wait).await;
+            }
+            return Ok(received(arrived));
+        }
+    }
+
+    async fn next(&self, kind: Kind) -> Result<Arrived, Unavailable> {
+        let inbox = |lane| async move {
+            match self.inner.inboxes.get(&(kind, lane)) {
+                Some(inbox) => inbox.lock().await.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let arrived = tokio::select! {
+            biased;
+            arrived = inbox(Lane::Return) => arrived,
+            arrived = inbox(Lane::Intake) => arrived,
+            arrived = inbox(Lane::Bulk) => arrived,
+        };
+        arrived.ok_or_else(|| down("the inbox is closed"))
+    }
+
+    /// A ticket that woke before its time waits for the rest of it, untouched but for its mark.
+    async fn park_rest(&self, arrived: Arrived, wait: Duration) -> Result<(), Unavailable> {
+        let Arrived { delivery, body, is_redelivered, .. } = arrived;
+        // A new message has no flag: what was redelivered is marked.
+        let body = if is_redelivered { marked(&body) } else { body };
+        let level = names::level_within(wait);
+        self.publish_to(&delivery.session, delivery.lane.0, level, body.into_bytes()).await?;
+        settle(delivery).await
+    }
+
+    async fn publish_to(
+        &self,
+        session: &Session,
+        kind: Kind,
+        level: Option<u8>,
+        body: Vec<u8>,
+    ) -> Result<(), Unavailable> {
+        let (exchange, key) = match level {
+            Some(level) => (self.names().delay(), names::delay_key(level, kind)),
+            None => (self.names().out(), kind.name().to_owned()),
+        };
+        let properties = message::properties("longshore.ticket", Headers::default());
+        session.publish(Outgoing { exchange, key, body, properties }).await
+    }
+
+    /// Hands a job in as a producer does.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may have been handed in all the same; the same job again is the same job.
+    pub async fn submit(&self, job: &Job, body: Vec<u8>) -> Result<(), Unavailable> {
+        let properties = message::properties("longshore.job", Headers::default());
+        let properties = properties.with_message_id(job.id.to_string().into());
+        let key = job_key(job.kind, job.bulk);
+        self.session()?.publish(Outgoing { exchange: self.names().jobs(), key, body, properties }).await
+    }
+}
+
+/// How long a ticket must still wait, by its own `due`; none when it is due, or is no ticket.
+fn wait_of(body: &str) -> Option<Duration> {
+    let due = serde_json::from_str::<Due>(body).ok()?.due?;
+    let wait = due.since(clock::moment());
+    (!wait.is_zero()).then_some(wait)
+}
+
+/// The same ticket, marked: somebody may have called before it was given back.
+fn marked(body: &str) -> String {
+    match serde_json::from_str::<Value>(body) {
+        Ok(Value::Object(mut ticket)) => {
+            ticket.insert("suspect".to_owned(), Value::Bool(true));
+            Value::Object(ticket).to_string()
+        }
+        Ok(_) | Err(_) => body.to_owned(),
+    }
+}
+
+fn received(arrived: Arrived) -> Received<Delivery> {
+    let Arrived { delivery, body, is_redelivered, producer, message_id, published_at } = arrived;
+    let origin = match delivery.lane.1 {
+        Lane::Intake | Lane::Bulk => Origin::Producer,
+        Lane::Return => Origin::Return,
+    };
+    Received { delivery, origin, body, is_redelivered, producer, message_id, published_at }
+}
+
+async fn settle(mut delivery: Delivery) -> Result<(), Unavailable> {
+    let Some(acker) = delivery.acker.take() else { return Ok(()) };
+    delivery.session.acknowledge(&acker).await
+}
+
+impl Broker for Rabbit {
+    type Delivery = Delivery;
+
+    fn publish(&self, ticket: &Ticket) -> impl Future<Output = Result<(), Unavailable>> + Send {
+        let body = serde_json::to_vec(ticket).map_err(|error| down(format!("the ticket cannot be written: {error}")));
+        let wait = ticket.due.map(|due| due.since(clock::moment())).unwrap_or_default();
+        let kind = ticket.lane();
+        async move { self.publish_to(&*self.session()?, kind, names::level_within(wait), body?).await }
+    }
+
+    async fn publish_raw(&self, of: &Delivery, body: &str, due: Moment) -> Result<(), Unavailable> {
+        let level = names::level_above(due.since(clock::moment()));
+        self.publish_to(&*self.session()?, of.lane.0, level, body.as_bytes().to_vec()).await
+    }
+
+    async fn announce(&self, event: &Event) -> Result<(), Unavailable> {
+        let message = message::of_event(event, self.names().events(), names::event_key(event));
+        self.session()?.publish(message).await
+    }
+
+    async fn set_aside(&self, end: &End) -> Result<(), Unavailable> {
+        let message = message::of_end(end, self.names().dead())
+            .map_err(|error| down(format!("the dead letter cannot be written: {error}")))?;
+        self.session()?.publish(message).await
+    }
+
+    async fn set_message_aside(&self, aside: &SetAside) -> Result<(), Unavailable> {
+        self.session()?.publish(message::of_set_aside(aside, self.names().dead())).await
+    }
+
+    async fn acknowledge(&self, delivery: Delivery, _proof: Proof) -> Result<(), Unavailable> {
+        settle(delivery).await
+    }
+}

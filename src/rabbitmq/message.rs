@@ -1,0 +1,136 @@
+//! Messages on the wire: properties and headers out, what matters of them in.
+
+use lapin::{
+    BasicProperties,
+    message::Delivery,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use serde_json::Value;
+
+use crate::{
+    clock,
+    domain::{
+        event::{End, Event},
+        settlement::SetAside,
+        time::Moment,
+    },
+};
+
+/// Marks a message that proves the way through delay, `out` and a return lane.
+pub(super) const CANARY: &str = "longshore-canary";
+/// Says what the body of a dead letter is: `end` or `message`.
+pub const FORM: &str = "longshore-form";
+
+/// A message to be published: persistent, in JSON.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub exchange: String,
+    pub key: String,
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+}
+
+/// Headers of our own. Nothing that came with a delivery is ever carried forward: `x-death` and its kin would make the
+/// broker drop the copy on its second way through the delays, silently (3.10), and another's `user-id` is refused.
+#[derive(Debug, Default)]
+pub(super) struct Headers(FieldTable);
+
+impl Headers {
+    pub(super) fn with(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.0.insert(ShortString::from(name), AMQPValue::LongString(value.as_ref().into()));
+        self
+    }
+}
+
+pub(super) fn properties(kind: &str, headers: Headers) -> BasicProperties {
+    let seconds = u64::try_from(clock::moment().as_millis().div_euclid(1_000)).unwrap_or(0);
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+        .with_app_id("longshore".into())
+        .with_type(kind.into())
+        .with_timestamp(seconds)
+        .with_headers(headers.0)
+}
+
+/// An event as a CloudEvent 1.0 in binary mode: the envelope in headers, the data as the body.
+pub(super) fn of_event(event: &Event, exchange: String, key: String) -> Outgoing {
+    let envelope = event.cloud_event();
+    let mut headers = Headers::default();
+    for (name, value) in envelope.as_object().into_iter().flatten() {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        if name != "data" && name != "datacontenttype" {
+            headers = headers.with(&format!("ce-{name}"), text);
+        }
+    }
+    let kind = format!("dev.longshore.job.{}.v1", event.name);
+    let properties = properties(&kind, headers).with_message_id(event.id.to_string().into());
+    Outgoing { exchange, key, body: event.data.to_string().into_bytes(), properties }
+}
+
+/// An ended job's ticket, with its end: what a retry starts from.
+pub(super) fn of_end(end: &End, exchange: String) -> Result<Outgoing, serde_json::Error> {
+    let reason = end.reason.as_ref();
+    let step = reason.and_then(|reason| reason.step).map(|step| step.name()).unwrap_or_default();
+    let class = reason.map_or("", |reason| reason.class.as_str());
+    let headers = Headers::default()
+        .with(FORM, "end")
+        .with("longshore-job", end.ticket.key().to_string())
+        .with("longshore-kind", end.ticket.job.kind.name())
+        .with("longshore-fail-class", class)
+        .with("longshore-fail-fingerprint", format!("{class} {step}").trim_end())
+        .with("longshore-fail-last", end.at.timestamp().to_string())
+        .with("longshore-build", env!("CARGO_PKG_VERSION"));
+    let body = serde_json::to_vec(end)?;
+    let properties = properties("longshore.dead-letter", headers);
+    Ok(Outgoing { exchange, key: "set-aside".to_owned(), body, properties })
+}
+
+/// A message that never became a job: its body stays as it came.
+pub(super) fn of_set_aside(message: &SetAside, exchange: String) -> Outgoing {
+    let mut headers = Headers::default()
+        .with(FORM, "message")
+        .with("longshore-fail-class", message.class.as_str())
+        .with("longshore-fail-fingerprint", &message.fingerprint)
+        .with("longshore-fail-message", &message.message)
+        .with("longshore-fail-last", clock::moment().timestamp().to_string())
+        .with("longshore-build", env!("CARGO_PKG_VERSION"));
+    if let Some(job) = &message.job {
+        headers = headers.with("longshore-job", job.to_string());
+    }
+    let properties = properties("longshore.dead-letter", headers);
+    Outgoing { exchange, key: "set-aside".to_owned(), body: message.body.clone().into_bytes(), properties }
+}
+
+/// When it was published, by the publisher's clock.
+pub(super) fn published_at(delivery: &Delivery) -> Option<Moment> {
+    let seconds = delivery.properties.timestamp().as_ref()?;
+    // Some clients give milliseconds, against the protocol: such an instant lies beyond the year 5000.
+    let millis = if *seconds > 100_000_000_000 { *seconds } else { seconds.saturating_mul(1_000) };
+    i64::try_from(millis).ok().map(Moment::from_millis)
+}
+
+/// The user whose connection published it, by the broker's word.
+pub(super) fn producer(delivery: &Delivery) -> Option<String> {
+    delivery.properties.user_id().as_ref().map(ToString::to_string)
+}
+
+/// The message's own id.
+pub(super) fn message_id(delivery: &Delivery) -> Option<String> {
+    delivery.properties.message_id().as_ref().map(ToString::to_string)
+}
+
+pub(super) fn is_canary(delivery: &Delivery) -> bool {
+    header(delivery, CANARY).is_some()
+}
+
+pub(super) fn header(delivery: &Delivery, name: &str) -> Option<String> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}

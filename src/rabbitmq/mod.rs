@@ -1,0 +1,222 @@
+//! The broker of the fleet: jobs, waits, hand-overs, dead letters and events on RabbitMQ.
+//!
+//! Promises: everything is published persistently and counts only when the broker has confirmed it; a delivery is
+//! acknowledged last; whatever goes wrong with a connection ends its session, and the next one is made by one path. Works
+//! on 3.10 and later, with quorum queues and no plugin.
+//!
+//! Left to others: what a message means (`engine/intake.rs`), the order of a step's end (`engine/settle.rs`). Only this
+//! folder names `lapin`.
+
+mod broker;
+mod message;
+mod names;
+mod session;
+pub mod topology;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use secrecy::SecretString;
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{domain::step::Kind, engine::ports::Unavailable};
+
+use self::session::{Arrived, Inboxes, Session};
+pub use self::{
+    message::FORM,
+    names::{Lane, Names, job_key},
+    session::Delivery,
+};
+
+/// How the broker is reached and what is taken from it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `amqp://` or `amqps://`, one for each broker of a cluster.
+    pub urls: Vec<SecretString>,
+    /// Authorities to believe, in PEM; none: the system's.
+    pub ca: Option<String>,
+    /// What every name begins with.
+    pub prefix: String,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How often both ends show that they are there.
+    pub heartbeat: Duration,
+    /// How long a confirmation may take.
+    pub confirm_timeout: Duration,
+    /// The kinds that are consumed, and how many of each are worked on at once.
+    pub lanes: BTreeMap<Kind, u16>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            ca: None,
+            prefix: "longshore".to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(10),
+            confirm_timeout: Duration::from_secs(10),
+            lanes: BTreeMap::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Messages of a lane that the broker may give out ahead: all lanes of a kind together at most twice what is worked on
+    /// at once, for the broker's clock for an acknowledgement starts when it gives out.
+    fn prefetch(&self, (kind, lane): (Kind, Lane)) -> u16 {
+        let at_once = self.lanes.get(&kind).copied().unwrap_or(1).max(1);
+        match lane {
+            Lane::Return => at_once,
+            Lane::Intake => (at_once / 4 * 3).max(1),
+            // Bulk waits behind everything else: a small share, so that it never fills what people wait for.
+            Lane::Bulk => (at_once / 4).max(1),
+        }
+    }
+}
+
+/// What a lane's receiver yields.
+type Inbox = mpsc::Receiver<Arrived>;
+
+/// The broker. Cheap to clone: all clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Rabbit {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    names: Names,
+    session: watch::Sender<State>,
+    inboxes: BTreeMap<(Kind, Lane), Mutex<Inbox>>,
+    outlets: Inboxes,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Down(String),
+    Up(Arc<Session>),
+}
+
+impl Rabbit {
+    /// A broker that is not connected yet: [`Rabbit::supervise`] connects.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let (mut inboxes, mut outlets) = (BTreeMap::new(), BTreeMap::new());
+        for kind in options.lanes.keys() {
+            for lane in Lane::ALL {
+                let (outlet, inbox) = mpsc::channel(usize::from(options.prefetch((*kind, lane))));
+                inboxes.insert((*kind, lane), Mutex::new(inbox));
+                outlets.insert((*kind, lane), outlet);
+            }
+        }
+        let names = Names::new(&options.prefix);
+        let (session, _) = watch::channel(State::Down("not connected yet".to_owned()));
+        Self { inner: Arc::new(Inner { options, names, session, inboxes, outlets }) }
+    }
+
+    /// Keeps the connections: makes them, and makes them anew whenever they end, until `stop` is cancelled.
+    pub async fn supervise(&self, stop: &CancellationToken) {
+        let backoff =
+            ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_delay(Duration::from_secs(5));
+        let backoff = backoff.with_jitter().without_max_times();
+        let (mut waits, mut number) = (backoff.build(), 0_u64);
+        while !stop.is_cancelled() {
+            number += 1;
+            // Everything of a session lives in here and dies with it.
+            let mut tasks = JoinSet::new();
+            let opened = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                opened = self.open(number, &mut tasks) => opened,
+            };
+            let why = match opened {
+                Ok(session) => {
+                    tracing::info!(session = number, "connected to the broker");
+                    waits = backoff.build();
+                    self.inner.session.send_replace(State::Up(Arc::clone(&session)));
+                    let ended = tokio::select! {
+                        biased;
+                        () = stop.cancelled() => None,
+                        why = session.ended() => Some(why),
+                    };
+                    let Some(why) = ended else {
+                        session.close().await;
+                        self.inner.session.send_replace(State::Down("closed".to_owned()));
+                        return;
+                    };
+                    why
+                }
+                Err(why) => why,
+            };
+            tracing::warn!(session = number, why, "no connection to the broker; connecting again");
+            let before = self.inner.session.send_replace(State::Down(why));
+            tasks.shutdown().await;
+            if let State::Up(session) = before {
+                session.shut().await;
+            }
+            let wait = waits.next().unwrap_or(Duration::from_secs(5));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn open(&self, number: u64, tasks: &mut JoinSet<()>) -> Result<Arc<Session>, String> {
+        let Inner { options, names, outlets, .. } = &*self.inner;
+        let patience = options.connect_timeout.saturating_mul(3);
+        let opened = tokio::time::timeout(patience, Session::open(options, names, number, outlets, tasks)).await;
+        opened.unwrap_or_else(|_| Err(format!("not connected within {} s", patience.as_secs())))
+    }
+
+    /// Is the broker there, and does it accept messages?
+    ///
+    /// # Errors
+    /// [`Unavailable`] says why not.
+    pub fn is_ready(&self) -> Result<(), Unavailable> {
+        let session = self.session()?;
+        if session.is_blocked() { Err(session::down("memory or disk alarm")) } else { Ok(()) }
+    }
+
+    /// Waits until the broker is there.
+    pub async fn ready(&self) {
+        let mut state = self.inner.session.subscribe();
+        // The sender lives as long as `self`.
+        drop(state.wait_for(|state| matches!(state, State::Up(_))).await);
+    }
+
+    /// Waits until the connections are gone.
+    pub async fn gone(&self) {
+        let mut state = self.inner.session.subscribe();
+        drop(state.wait_for(|state| matches!(state, State::Down(_))).await);
+    }
+
+    fn session(&self) -> Result<Arc<Session>, Unavailable> {
+        match &*self.inner.session.borrow() {
+            State::Up(session) if !session.is_over() => Ok(Arc::clone(session)),
+            State::Up(_) => Err(session::down("the connection went down")),
+            State::Down(why) => Err(session::down(why.clone())),
+        }
+    }
+
+    /// Names below the configured prefix.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.inner.names
+    }
+
+    /// A connection of its own, for declaring and checking.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn connection(&self) -> Result<lapin::Connection, Unavailable> {
+        session::connect(&self.inner.options, "looks").await.map_err(session::down)
+    }
+}

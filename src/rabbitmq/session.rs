@@ -1,0 +1,355 @@
+//! One life of the connections to the broker: made whole, used, and torn down whole at the first error.
+//!
+//! lapin's own recovery hides an outage from the consumer, and leaves channels dead after errors of their own; so there is
+//! one path for everything: whatever goes wrong ends the session, and the supervisor makes the next one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use lapin::{
+    Acker, Channel, Confirmation, Connection, ConnectionProperties, Consumer, Event,
+    message::Delivery as Message,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
+        ConfirmSelectOptions},
+    tcp::OwnedTLSConfig,
+    types::FieldTable,
+    uri::AMQPUri,
+};
+use secrecy::ExposeSecret as _;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Options,
+    message::{self, Outgoing},
+    names::{Lane, Names},
+};
+use crate::{
+    clock,
+    domain::{step::Kind, time::Moment},
+    engine::ports::Unavailable,
+};
+
+/// A message in our hands. Dropped without being settled it is given back, and comes again as redelivered.
+#[derive(Debug)]
+pub struct Delivery {
+    pub(super) session: Arc<Session>,
+    pub(super) lane: (Kind, Lane),
+    pub(super) acker: Option<Acker>,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(acker) = self.acker.take() {
+            self.session.reject(acker);
+        }
+    }
+}
+
+/// A message as it came, with what it needs to be settled.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub delivery: Delivery,
+    pub body: String,
+    pub is_redelivered: bool,
+    pub producer: Option<String>,
+    pub message_id: Option<String>,
+    pub published_at: Option<Moment>,
+}
+
+impl Arrived {
+    fn new(session: Arc<Session>, lane: (Kind, Lane), message: Message) -> Self {
+        let (producer, message_id) = (message::producer(&message), message::message_id(&message));
+        let published_at = message::published_at(&message);
+        let body = String::from_utf8(message.data)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        let delivery = Delivery { session, lane, acker: Some(message.acker) };
+        Self { delivery, body, is_redelivered: message.redelivered, producer, message_id, published_at }
+    }
+}
+
+/// Where the messages of the lanes go.
+pub(super) type Inboxes = BTreeMap<(Kind, Lane), mpsc::Sender<Arrived>>;
+
+/// One life of both connections.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Grows with each session: what an older one gave out can no longer be settled.
+    pub number: u64,
+    out: Channel,
+    confirm_timeout: Duration,
+    is_blocked: AtomicBool,
+    over: CancellationToken,
+    why: Mutex<Option<String>>,
+    returns: mpsc::UnboundedSender<Acker>,
+    publishing: Connection,
+    consuming: Option<Connection>,
+}
+
+pub(super) fn down(why: impl Into<String>) -> Unavailable {
+    Unavailable { what: "broker", why: why.into() }
+}
+
+/// What lapin said. Its errors name hosts and codes, never a password.
+pub(super) fn told(error: &lapin::Error) -> String {
+    error.to_string()
+}
+
+impl Session {
+    /// Connects, and begins to consume.
+    pub(super) async fn open(
+        options: &Options,
+        names: &Names,
+        number: u64,
+        inboxes: &Inboxes,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Arc<Self>, String> {
+        let publishing = connect(options, "publishes").await?;
+        let out = publishing.create_channel().await.map_err(|error| told(&error))?;
+        out.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| told(&error))?;
+        let consuming = if options.lanes.is_empty() { None } else { Some(connect(options, "consumes").await?) };
+        let (returns, returned) = mpsc::unbounded_channel();
+        let session = Arc::new(Self {
+            number,
+            out,
+            confirm_timeout: options.confirm_timeout,
+            is_blocked: AtomicBool::new(false),
+            over: CancellationToken::new(),
+            why: Mutex::new(None),
+            returns,
+            publishing,
+            consuming,
+        });
+        tasks.spawn(watch(Arc::clone(&session), session.publishing.events_listener()));
+        if let Some(consuming) = &session.consuming {
+            tasks.spawn(watch(Arc::clone(&session), consuming.events_listener()));
+        }
+        tasks.spawn(give_back(Arc::clone(&session), returned));
+        for (lane, inbox) in inboxes {
+            let consumer = session.consume(names, *lane, options.prefetch(*lane)).await.map_err(|error| told(&error))?;
+            tasks.spawn(forward(Arc::clone(&session), *lane, consumer, inbox.clone()));
+        }
+        Ok(session)
+    }
+
+    async fn consume(&self, names: &Names, (kind, lane): (Kind, Lane), prefetch: u16) -> Result<Consumer, lapin::Error> {
+        let Some(connection) = &self.consuming else { return Err(lapin::ErrorKind::InvalidChannel(0).into()) };
+        let channel = connection.create_channel().await?;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        let queue = names.lane(kind, lane);
+        let options = BasicConsumeOptions::default();
+        channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Returns when the session is over.
+    pub(super) async fn ended(&self) -> String {
+        self.over.cancelled().await;
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// Ends the session; the first reason stays.
+    pub(super) fn end(&self, why: impl Into<String>) {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why.into());
+        self.over.cancel();
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
+    }
+
+    /// Publishes, and returns when the broker has confirmed.
+    pub(super) async fn publish(&self, message: Outgoing) -> Result<(), Unavailable> {
+        if self.is_over() {
+            return Err(down("the connection is gone"));
+        }
+        if self.is_blocked() {
+            return Err(down("the broker accepts nothing for the moment (memory or disk alarm)"));
+        }
+        let Outgoing { exchange, key, body, properties } = message;
+        let sent = async {
+            let options = BasicPublishOptions::default();
+            let (exchange, key) = (exchange.as_str().into(), key.as_str().into());
+            self.out.basic_publish(exchange, key, options, &body, properties).await?.await
+        };
+        let confirmed = tokio::select! {
+            biased;
+            sent = sent => sent,
+            () = self.over.cancelled() => return Err(down("the connection went down before the broker confirmed")),
+            () = tokio::time::sleep(self.confirm_timeout) => {
+                self.end("no confirmation in time");
+                return Err(down("the broker did not confirm in time"));
+            }
+        };
+        match confirmed {
+            Ok(Confirmation::Ack(None)) => Ok(()),
+            Ok(Confirmation::Ack(Some(_))) => Err(down(format!("{exchange:?} has no route for {key:?}"))),
+            Ok(Confirmation::Nack(_)) => Err(down("the broker refused the message: a queue is full")),
+            Ok(Confirmation::NotRequested) => {
+                self.end("confirms are off");
+                Err(down("confirms are off"))
+            }
+            Err(error) => {
+                self.end(told(&error));
+                Err(down(told(&error)))
+            }
+        }
+    }
+
+    /// Acknowledges. An `Ok(false)` says that the delivery is no longer ours.
+    pub(super) async fn acknowledge(&self, acker: &Acker) -> Result<(), Unavailable> {
+        let acked = tokio::select! {
+            biased;
+            acked = acker.ack(BasicAckOptions::default()) => acked,
+            () = self.over.cancelled() => return Err(down("the connection is gone")),
+            () = tokio::time::sleep(self.confirm_timeout) => {
+                self.end("an acknowledgement could not be sent in time");
+                return Err(down("an acknowledgement could not be sent in time"));
+            }
+        };
+        match acked {
+            Ok(true) if !self.is_over() => Ok(()),
+            Ok(_) => {
+                self.end("a delivery was no longer ours");
+                Err(down("the delivery is no longer ours; it comes again"))
+            }
+            Err(error) => {
+                self.end(told(&error));
+                Err(down(told(&error)))
+            }
+        }
+    }
+
+    /// Gives a delivery back that nobody settled: it comes again, as redelivered.
+    pub(super) fn reject(&self, acker: Acker) {
+        if !self.is_over() && self.returns.send(acker).is_err() {
+            self.end("deliveries cannot be given back");
+        }
+    }
+
+    /// Closes both connections in good order; half a second later, so that the last acknowledgements arrive.
+    pub(super) async fn close(&self) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        self.end("closed by us");
+        self.shut().await;
+    }
+
+    /// Closes what is still open of the connections, whoever still holds a delivery.
+    pub(super) async fn shut(&self) {
+        for connection in [Some(&self.publishing), self.consuming.as_ref()].into_iter().flatten() {
+            let closed = tokio::time::timeout(Duration::from_secs(5), connection.close(200, "done".into())).await;
+            if let Ok(Err(error)) = closed {
+                tracing::debug!(%error, "a connection could not be closed");
+            }
+        }
+    }
+}
+
+/// Connects to the first of the brokers that answers; the order changes from time to time, so that they share the load.
+pub(super) async fn connect(options: &Options, purpose: &str) -> Result<Connection, String> {
+    let mut why = "no broker is named".to_owned();
+    let first = clock::below(options.urls.len());
+    let (before, after) = options.urls.split_at(first.min(options.urls.len()));
+    for url in after.iter().chain(before) {
+        let uri: AMQPUri = match url.expose_secret().parse() {
+            Ok(uri) => uri,
+            Err(_) => return Err("the address of the broker is no amqp:// or amqps:// URL".to_owned()),
+        };
+        let mut uri = uri;
+        uri.query.heartbeat.get_or_insert(u16::try_from(options.heartbeat.as_secs()).unwrap_or(u16::MAX));
+        let name = format!("longshore {} {purpose}", std::process::id());
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let tls = OwnedTLSConfig { identity: None, cert_chain: options.ca.clone() };
+        let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
+        let connected = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        match tokio::time::timeout(options.connect_timeout, connected).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => why = told(&error),
+            Err(_) => why = format!("no answer within {} s", options.connect_timeout.as_secs()),
+        }
+    }
+    Err(why)
+}
+
+/// Notes what the broker says of a connection.
+async fn watch(session: Arc<Session>, events: impl futures_util::Stream<Item = Event> + Send) {
+    let mut events = Box::pin(events);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = session.over.cancelled() => return,
+            event = events.next() => event,
+        };
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(reason, "the broker accepts nothing for the moment");
+                session.is_blocked.store(true, Ordering::Relaxed);
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!("the broker accepts messages again");
+                session.is_blocked.store(false, Ordering::Relaxed);
+            }
+            Some(Event::Error(error)) => return session.end(told(&error)),
+            Some(_) => {}
+            None => return session.end("the connection ended"),
+        }
+    }
+}
+
+/// Takes a lane's messages in. The end of the stream, with or without an error, ends the session: a queue that was
+/// deleted, or a consumer that the broker cancelled, ends it silently.
+async fn forward(
+    session: Arc<Session>,
+    lane: (Kind, Lane),
+    mut consumer: Consumer,
+    inbox: mpsc::Sender<Arrived>,
+) {
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = session.over.cancelled() => return,
+            message = consumer.next() => message,
+        };
+        match message {
+            Some(Ok(message)) if message::is_canary(&message) => {
+                if let Err(error) = session.acknowledge(&message.acker).await {
+                    tracing::debug!(%error, "a canary could not be acknowledged");
+                }
+            }
+            Some(Ok(message)) => {
+                let arrived = Arrived::new(Arc::clone(&session), lane, message);
+                // The inbox holds as many as the broker gives out at once.
+                if inbox.send(arrived).await.is_err() {
+                    return session.end("nobody takes messages any more");
+                }
+            }
+            Some(Err(error)) => return session.end(told(&error)),
+            None => return session.end(format!("the broker ended the consumer of {lane:?}")),
+        }
+    }
+}
+
+/// Gives deliveries back that were dropped. By `reject`: on 4.3 `nack` does not count toward the delivery limit.
+async fn give_back(session: Arc<Session>, mut returned: mpsc::UnboundedReceiver<Acker>) {
+    loop {
+        let acker = tokio::select! {
+            biased;
+            () = session.over.cancelled() => return,
+            acker = returned.recv() => acker,
+        };
+        let Some(acker) = acker else { return };
+        if let Err(error) = acker.reject(BasicRejectOptions { requeue: true }).await {
+            return session.end(told(&error));
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! One connection for all who ask: made with the first command, made anew when it is gone, and never waited for long.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError,
+    ScriptInvocation, ServerErrorKind, TlsCertificates, TlsMode,
+    aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{clock, engine::ports::Unavailable};
+
+
+/// After a connection could not be made nobody tries again for so long: what comes meanwhile is told at once.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Where the memory is.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// `redis://` or `rediss://`, with user, password and database. Behind Sentinel its host is not used.
+    pub url: SecretString,
+    /// Asked who the primary is; none: the URL names it.
+    pub sentinel: Option<Sentinel>,
+    /// How the other end proves itself, and we ourselves.
+    pub tls: Tls,
+}
+
+/// The nodes that know which server is the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentinel {
+    /// The primary's name there.
+    pub master: String,
+    /// Where they are.
+    pub nodes: Vec<Node>,
+}
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Certificates, in PEM.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// The authorities to believe; none: the system's.
+    pub ca: Option<Vec<u8>>,
+    /// Our own certificate and its key.
+    pub identity: Option<(Vec<u8>, SecretString)>,
+}
+
+/// Why an address cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a URL that this home speaks.
+    #[error("the address of Redis cannot be used: {0}")]
+    Address(String),
+    /// Its certificates cannot be used.
+    #[error("the certificates for Redis cannot be used: {0}")]
+    Certificates(String),
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its version.
+    pub version: String,
+    /// What it does when it is full: anything but `noeviction` makes it forget at will. None when we may not ask.
+    pub eviction: Option<String>,
+    /// Replicas that follow it now.
+    pub replicas: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    source: tokio::sync::Mutex<Source>,
+    config: AsyncConnectionConfig,
+    patience: Duration,
+    state: Mutex<State>,
+}
+
+enum Source {
+    Single(Client),
+    Sentinel(SentinelClient),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Single(_) => "Single",
+            Self::Sentinel(_) => "Sentinel",
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<MultiplexedConnection>,
+    /// Grows with every connection, so that only a failure of the present one drops it.
+    number: u64,
+    failed: Option<(Instant, Unavailable)>,
+}
+
+fn down(why: impl Into<String>) -> Unavailable {
+    Unavailable { what: "memory", why: why.into() }
+}
+
+/// What Redis said, in words. The crate's errors name hosts and commands, never a password.
+fn told(error: &RedisError) -> Unavailable {
+    let hint = match error.kind() {
+        ErrorKind::Server(ServerErrorKind::NoPerm) => "; the user of the memory lacks a right (see docs/FLEET.md)",
+        ErrorKind::AuthenticationFailed => "; user or password of the memory is refused",
+        _ => "",
+    };
+    down(format!("Redis: {error}{hint}"))
+}
+
+impl Address {
+    fn certificates(&self) -> Option<TlsCertificates> {
+        let Tls { ca, identity } = &self.tls;
+        if ca.is_none() && identity.is_none() {
+            return None;
+        }
+        let client_tls = identity.as_ref().map(|(certificate, key)| redis::ClientTlsConfig {
+            client_cert: certificate.clone(),
+            client_key: key.expose_secret().as_bytes().to_vec(),
+        });
+        Some(TlsCertificates { client_tls, root_cert: ca.clone() })
+    }
+
+    fn source(&self) -> Result<Source, Error> {
+        let wrong = |error: RedisError| Error::Address(error.to_string());
+        let info = self.url.expose_secret().into_connection_info().map_err(wrong)?;
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        let certificates = self.certificates();
+        if certificates.is_some() && !is_tls {
+            return Err(Error::Certificates("the address is not rediss://".to_owned()));
+        }
+        let Some(sentinel) = &self.sentinel else {
+            let info = info.set_tcp_settings(tcp);
+            let client = match certificates {
+                Some(certificates) => Client::build_with_tls(info, certificates)
+                    .map_err(|error| Error::Certificates(error.to_string()))?,
+                None => Client::open(info).map_err(wrong)?,
+            };
+            return Ok(Source::Single(client));
+        };
+        let nodes = sentinel.nodes.iter().map(|node| {
+            if is_tls {
+                let (host, port) = (node.host.clone(), node.port);
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+            } else {
+                ConnectionAddr::Tcp(node.host.clone(), node.port)
+            }
+        });
+        let mut builder =
+            SentinelClientBuilder::new(nodes, &sentinel.master, SentinelServerType::Master).map_err(wrong)?;
+        builder = builder.set_client_to_redis_tcp_settings(tcp.clone()).set_client_to_sentinel_tcp_settings(tcp);
+        builder = builder.set_client_to_redis_db(info.redis_settings().db());
+        if let Some(user) = info.redis_settings().username() {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = info.redis_settings().password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if is_tls {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+            builder = builder.set_client_to_sentinel_tls_mode(TlsMode::Secure);
+        }
+        if let Some(certificates) = certificates {
+            builder = builder.set_client_to_redis_certificates(certificates.clone());
+            builder = builder.set_client_to_sentinel_certificates(certificates);
+        }
+        builder.build().map(Source::Sentinel).map_err(wrong)
+    }
+}
+
+impl Link {
+    pub(super) fn new(address: &Address, connect: Duration, response: Duration) -> Result<Self, Error> {
+        // The crate's own default is 500 ms, too little for a server that saves or fails over.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(connect))
+            .set_response_timeout(Some(response))
+            .set_concurrency_limit(4_096);
+        Ok(Self {
+            source: tokio::sync::Mutex::new(address.source()?),
+            config,
+            patience: connect.saturating_add(response),
+            state: Mutex::default(),
+        })
+    }
+
+    fn present(&self) -> Result<Option<(u64, MultiplexedConnection)>, Unavailable> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = &state.connection {
+            return Ok(Some((state.number, connection.clone())));
+        }
+        match &state.failed {
+            Some((at, why)) if clock::monotonic().saturating_duration_since(*at) < PAUSE => Err(why.clone()),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    async fn connection(&self) -> Result<(u64, MultiplexedConnection), Unavailable> {
+        if let Some(present) = self.present()? {
+            return Ok(present);
+        }
+        let mut source = self.source.lock().await;
+        // Whoever came first has made one, or has failed a moment ago.
+        if let Some(present) = self.present()? {
+            return Ok(present);
+        }
+        let made = tokio::time::timeout(self.patience, connect(&mut source, &self.config)).await;
+        let made = made.unwrap_or_else(|_| Err(down("no connection in time")));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match made {
+            Ok(connection) => {
+                state.number += 1;
+                state.connection = Some(connection.clone());
+                state.failed = None;
+                Ok((state.number, connection))
+            }
+            Err(why) => {
+                state.failed = Some((clock::monotonic(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+
+    fn drop_connection(&self, number: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.number == number {
+            state.connection = None;
+        }
+    }
+
+    /// Runs a script. Not repeated when its answer is lost: it may have written.
+    pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, Unavailable> {
+        let (number, mut connection) = self.connection().await?;
+        let answer = call.invoke_async(&mut connection).await;
+        answer.map_err(|error| self.failed(number, &error))
+    }
+
+    /// Runs a command.
+    pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
+        let (number, mut connection) = self.connection().await?;
+        let answer = command.query_async(&mut connection).await;
+        answer.map_err(|error| self.failed(number, &error))
+    }
+
+    /// A server that refuses what we asked stays; one that is gone, mute, or no longer the primary is left.
+    fn failed(&self, number: u64, error: &RedisError) -> Unavailable {
+        let is_gone = error.is_connection_dropped()
+            || error.is_io_error()
+            || error.is_timeout()
+            || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown));
+        if is_gone {
+            self.drop_connection(number);
+        }
+        told(error)
+    }
+
+    pub(super) async fn server(&self) -> Result<Server, Unavailable> {
+        let mut info = redis::cmd("INFO");
+        info.arg("server").arg("replication").arg("memory");
+        let text: String = self.query(&info).await?;
+        let number = |name| field(&text, name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        Ok(Server {
+            version: field(&text, "valkey_version").or_else(|| field(&text, "redis_version")).unwrap_or_default(),
+            eviction: field(&text, "maxmemory_policy"),
+            replicas: number("connected_slaves"),
+        })
+    }
+}
+
+/// A value of `INFO`.
+fn field(info: &str, name: &str) -> Option<String> {
+    info.lines().find_map(|line| Some(line.trim_end().strip_prefix(name)?.strip_prefix(':')?.to_owned()))
+}
+
+async fn connect(source: &mut Source, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, Unavailable> {
+    let client = match source {
+        Source::Single(client) => client.clone(),
+        Source::Sentinel(sentinel) => sentinel.async_get_client().await.map_err(|error| told(&error))?,
+    };
+    let mut connection =
+        client.get_multiplexed_async_connection_with_config(config).await.map_err(|error| told(&error))?;
+    let mut info = redis::cmd("INFO");
+    info.arg("server").arg("replication");
+    let text: String = info.query_async(&mut connection).await.map_err(|error| told(&error))?;
+    if field(&text, "redis_mode").or_else(|| field(&text, "server_mode")).is_some_and(|mode| mode == "cluster") {
+        return Err(down("this is Redis Cluster, which is not supported: use a single server or Sentinel"));
+    }
+    if field(&text, "role").is_some_and(|role| role != "master") {
+        return Err(down("this server is a replica, not the primary"));
+    }
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_read_by_its_whole_name() {
+        let info = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n";
+        assert_eq!(field(info, "redis_version").as_deref(), Some("7.0.15"));
+        assert_eq!(field(info, "redis"), None);
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_says_why_and_never_its_password() {
+        let address = |url: &str, tls| Address { url: url.into(), sentinel: None, tls };
+        for (url, tls) in [
+            ("http://user:hunter2@localhost", Tls::default()),
+            ("redis://user:hunter2@localhost", Tls { ca: Some(b"x".to_vec()), identity: None }),
+            ("rediss://user:hunter2@localhost", Tls { ca: Some(b"-----BEGIN X".to_vec()), identity: None }),
+        ] {
+            let error = address(url, tls).source().map(|_| ()).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+-- KEYS: birth mark, record.
+local now = now_ms()
+return present(birth(KEYS[1], now), now, KEYS[2])

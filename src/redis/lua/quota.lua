@@ -1,0 +1,140 @@
+-- The account's rate: `domain/quota.rs`, rule for rule; `tests/fleet/quota.rs` holds the two together.
+--
+-- KEYS: bucket. ARGV: verb, now in ms or '' for the server's clock, life of the bucket in ms, then the limits:
+--   calls a minute, share of the class, ahead in us, least wait, most wait, memory of the waiting (ms), floor, slow-down,
+--   recovery, failures to close, first and last closing (ms); then by verb:
+--   admit: class 0..2, refusals, chance; throttled: pause in ms; failed, succeeded: nothing.
+-- The last argument moves the clock, for tests.
+local verb = ARGV[1]
+local time = redis.call('TIME')
+local now = tonumber(ARGV[2]) or (time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[#ARGV])
+local limit, share, ahead_us, wait_min, wait_max, waiting_memory, floor_rate, slow_down, recovery, to_close, close_min,
+  close_max = unpack(ARGV, 4, 15)
+limit, share, ahead_us = tonumber(limit), tonumber(share), tonumber(ahead_us)
+wait_min, wait_max, waiting_memory = tonumber(wait_min), tonumber(wait_max), tonumber(waiting_memory)
+floor_rate, slow_down, recovery = tonumber(floor_rate), tonumber(slow_down), tonumber(recovery)
+to_close, close_min, close_max = tonumber(to_close), tonumber(close_min), tonumber(close_max)
+
+local bucket = {}
+local stored = redis.call('HGETALL', KEYS[1])
+for n = 1, #stored, 2 do
+  bucket[stored[n]] = tonumber(stored[n + 1])
+end
+
+local function text(number)
+  return string.format('%.17g', number)
+end
+
+local changed = {}
+local function set(field, value)
+  bucket[field] = value
+  table.insert(changed, field)
+  table.insert(changed, text(value))
+end
+
+local function save()
+  if #changed > 0 then
+    redis.call('HSET', KEYS[1], unpack(changed))
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  end
+end
+
+local function power(base, exponent)
+  local result = 1
+  while true do
+    if exponent % 2 == 1 then
+      result = result * base
+    end
+    exponent = math.floor(exponent / 2)
+    if exponent == 0 then
+      return result
+    end
+    base = base * base
+  end
+end
+
+local function rate()
+  if not bucket.learned then
+    return limit
+  end
+  local minutes = math.min(math.floor(math.max(now - bucket.learned_at, 0) / 60000), 10000)
+  local grown = bucket.learned * power(1 + recovery, minutes)
+  return math.max(math.min(floor_rate, limit), math.min(grown, limit))
+end
+
+local function interval_us(per_minute)
+  return math.ceil(math.max(1, math.min(60000000 / math.max(per_minute, 1e-300), 86400000000)))
+end
+
+local gate = math.max(bucket.pause or 0, bucket.closed or 0)
+
+if verb == 'admit' then
+  local class, refusals, chance = ARGV[16], tonumber(ARGV[17]), tonumber(ARGV[18])
+  if now < gate then
+    return { 'gate', string.format('%.0f', gate + math.ceil(wait_min * chance)) }
+  end
+  local now_us = now * 1000
+  local function sane(arrival)
+    arrival = arrival or 0
+    if arrival > now_us + 60000000 then
+      arrival = now_us
+    end
+    return math.max(arrival, now_us)
+  end
+  local calls = rate()
+  local at_us = math.max(sane(bucket.common), sane(bucket['class' .. class]))
+  if at_us - now_us > ahead_us then
+    local waiting = bucket['waiting' .. class] or 0
+    if now - (bucket['refused' .. class] or 0) >= waiting_memory then
+      waiting = 0
+    end
+    if refusals == 0 then
+      waiting = waiting + 1
+    else
+      waiting = math.max(waiting, 1)
+    end
+    set('waiting' .. class, waiting)
+    set('refused' .. class, now)
+    save()
+    local per_second = math.max(calls * share / 60, 1e-300)
+    local wait = waiting / per_second / (refusals + 1) * 1000
+    wait = math.max(math.min(wait, wait_max / 1.25), wait_min)
+    wait = math.min(wait + wait * 0.25 * chance, wait_max)
+    return { 'wait', string.format('%.0f', now + math.ceil(wait)) }
+  end
+  set('common', at_us + interval_us(calls))
+  set('class' .. class, at_us + interval_us(calls * share))
+  if refusals > 0 and (bucket['waiting' .. class] or 0) > 0 then
+    set('waiting' .. class, bucket['waiting' .. class] - 1)
+  end
+  save()
+  return { 'granted', string.format('%.0f', math.floor((at_us + 999) / 1000)) }
+elseif verb == 'throttled' then
+  if now >= (bucket.pause or 0) then
+    set('learned', math.max(rate() * slow_down, floor_rate))
+    set('learned_at', now)
+  end
+  set('pause', math.max(bucket.pause or 0, now + tonumber(ARGV[16])))
+  save()
+  return { 'paused', string.format('%.0f', math.max(bucket.pause, bucket.closed or 0)) }
+elseif verb == 'failed' then
+  set('failures', (bucket.failures or 0) + 1)
+  if bucket.failures < to_close then
+    save()
+    return { 'open' }
+  end
+  if now >= (bucket.closed or 0) then
+    set('closed_for', math.max(close_min, math.min((bucket.closed_for or 0) * 2, close_max)))
+    set('closed', now + bucket.closed_for)
+  end
+  save()
+  return { 'closed', string.format('%.0f', bucket.closed) }
+end
+-- succeeded
+if (bucket.failures or 0) > 0 then
+  set('failures', 0)
+  set('closed_for', 0)
+  set('closed', 0)
+  save()
+end
+return { 'open' }

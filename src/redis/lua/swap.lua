@@ -1,0 +1,20 @@
+-- KEYS: birth mark, record, jobs of the account that wait for a poll.
+-- ARGV: epoch, version, record, life of the record in ms, '1' when the job stands at its poll, the job.
+-- Answers nothing when the record is written, else what `load` would bring.
+local now = now_ms()
+local life = birth(KEYS[1], now)
+local version = redis.call('HGET', KEYS[2], 'version') or '0'
+if life[1] ~= ARGV[1] or version ~= ARGV[2] then
+  return present(life, now, KEYS[2])
+end
+-- Grows with the clock as well: a version is never met again, not even by a record that was removed and written anew.
+local next_version = math.max(tonumber(version) + 1, now)
+redis.call('HSET', KEYS[2], 'version', text(next_version), 'record', ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+if ARGV[5] == '1' then
+  redis.call('ZADD', KEYS[3], text(now), ARGV[6])
+  redis.call('PEXPIRE', KEYS[3], ARGV[4])
+else
+  redis.call('ZREM', KEYS[3], ARGV[6])
+end
+return {}

@@ -1,0 +1,57 @@
+//! One record per job, and its compare-and-swap.
+
+use super::{Store, foreign, millis};
+use crate::{
+    domain::{
+        claim::{Birth, Epoch, Loaded},
+        event::End,
+        ids::JobKey,
+        plan::JobRecord,
+        step::Step,
+        ticket::StepResult,
+        time::Moment,
+    },
+    engine::ports::{Memory, Swapped, Unavailable},
+};
+
+type Known = Loaded<StepResult, End>;
+
+/// What `present` of `birth.lua` answers.
+fn read(answer: &[String]) -> Result<Known, Unavailable> {
+    let [epoch, at, is_clean, now, version, record] = answer else { return Err(foreign("the answer of a script")) };
+    let moment = |text: &str| text.parse().map(Moment::from_millis).map_err(|_| foreign("an instant"));
+    let epoch = u128::from_str_radix(epoch, 16).map(Epoch).map_err(|_| foreign("the birth mark"))?;
+    let birth = Birth { epoch, at: moment(at)?, is_clean: is_clean == "1" };
+    let now = moment(now)?;
+    let record: Option<JobRecord> = match record.as_str() {
+        "" => None,
+        text => Some(serde_json::from_str(text).map_err(|error| foreign(&format!("a record ({error})")))?),
+    };
+    let holder_lives = record.as_ref().and_then(|record| record.holder).is_some_and(|holder| holder.until > now);
+    let version = version.parse().map_err(|_| foreign("a version"))?;
+    Ok(Loaded { record, version, birth, now, holder_lives })
+}
+
+impl Memory for Store {
+    async fn load(&self, job: &JobKey) -> Result<Known, Unavailable> {
+        let mut call = self.inner.scripts.load.prepare_invoke();
+        call.key(self.born()).key(self.record(job));
+        let answer: Vec<String> = self.run(&mut call).await?;
+        read(&answer)
+    }
+
+    async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
+        let text = serde_json::to_string(record)
+            .map_err(|error| Unavailable { what: "memory", why: format!("the record cannot be written: {error}") })?;
+        let polls = record.end.is_none() && Step::from_number(record.place.step) == Some(Step::Poll);
+        let mut call = self.inner.scripts.swap.prepare_invoke();
+        call.key(self.born()).key(self.record(job)).key(self.polls(&job.account));
+        call.arg(format!("{:032x}", epoch.0)).arg(version).arg(text).arg(millis(self.options().retention));
+        call.arg(if polls { "1" } else { "0" }).arg(job.to_string());
+        let answer: Vec<String> = self.run(&mut call).await?;
+        if answer.is_empty() {
+            return Ok(Swapped::Done);
+        }
+        read(&answer).map(|present| Swapped::Refused(Box::new(present)))
+    }
+}

@@ -1,0 +1,167 @@
+//! Real servers for tests: private, on free loopback ports, gone when the test process is.
+//!
+//! A server lives below a small shell that waits for the end of its standard input: when this process dies, by whatever
+//! means, the shell stops the server by its process id.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, OnceLock},
+};
+
+/// Where Debian has the broker's own programs; those on the PATH switch user and folder.
+const RABBIT: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Stops its server when it is dropped.
+#[derive(Debug)]
+struct Running {
+    shell: Child,
+}
+
+impl Running {
+    /// Starts `script` and returns once it has printed a line with `ready`.
+    fn start(script: &str, ready: &str) -> Self {
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+        let mut said = Vec::new();
+        loop {
+            match lines.next() {
+                Some(Ok(line)) if line.contains(ready) => break,
+                Some(Ok(line)) => said.push(line),
+                Some(Err(_)) | None => panic!("the server did not start: {}", said.join("\n")),
+            }
+        }
+        // What it says from now on must not fill the pipe.
+        std::thread::spawn(move || for _ in lines.map_while(Result::ok) {});
+        Self { shell }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        drop(self.shell.wait());
+    }
+}
+
+/// A private Redis.
+#[derive(Debug)]
+pub struct Redis {
+    _running: Running,
+    pub port: u16,
+}
+
+impl Redis {
+    /// Is there one on this machine?
+    pub fn is_installed() -> bool {
+        Path::new("/usr/bin/redis-server").exists()
+    }
+
+    pub fn start(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let port = free_port();
+        let script = format!(
+            "redis-server --port {port} --bind 127.0.0.1 --save '' --dir '{folder}' & \
+             server=$!; echo $server > '{folder}/pid'; cat > /dev/null; kill $server; wait $server",
+            folder = folder.display(),
+        );
+        let running = Running::start(&script, "Ready to accept connections");
+        Self { _running: running, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// `FLUSHALL`: everything is forgotten, and no id changes.
+    pub fn flush(&self) {
+        let said = Command::new("redis-cli").args(["-p", &self.port.to_string(), "FLUSHALL"]).output().unwrap();
+        assert_eq!(said.stdout.trim_ascii(), b"OK");
+    }
+}
+
+/// A private RabbitMQ.
+#[derive(Debug)]
+pub struct RabbitMq {
+    _running: Running,
+    pub port: u16,
+}
+
+impl RabbitMq {
+    /// Is there one on this machine?
+    pub fn is_installed() -> bool {
+        Path::new(RABBIT).exists()
+    }
+
+    pub fn start(folder: &Path) -> Self {
+        for part in ["mnesia", "log", "home"] {
+            fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        let (port, dist, epmd) = (free_port(), free_port(), free_port());
+        fs::write(folder.join("enabled_plugins"), "[].\n").unwrap();
+        fs::write(
+            folder.join("rabbitmq.conf"),
+            format!(
+                "listeners.tcp.1 = 127.0.0.1:{port}\nvm_memory_high_watermark.absolute = 1GB\n\
+                 disk_free_limit.absolute = 50MB\nlog.console = false\n"
+            ),
+        )
+        .unwrap();
+        let script = format!(
+            "cd '{folder}'; export HOME=$PWD/home ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1
+             export RABBITMQ_NODENAME=longshore{port}@localhost RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={dist}
+             export RABBITMQ_MNESIA_BASE=$PWD/mnesia RABBITMQ_LOG_BASE=$PWD/log
+             export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
+             export RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_PID_FILE=$PWD/pid
+             export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {{127,0,0,1}}'
+             umask 077; head -c 32 /dev/urandom | base64 | tr -d '+/=\\n' > home/.erlang.cookie; chmod 400 home/.erlang.cookie
+             epmd -port {epmd} -address 127.0.0.1 < /dev/null > log/epmd 2>&1 & epmd=$!
+             {RABBIT} < /dev/null > log/stdout & server=$!
+             {CONTROL} -q -n $RABBITMQ_NODENAME wait --timeout 90 pid > /dev/null && echo ready
+             cat > /dev/null; kill $(cat pid); wait $server; kill $epmd",
+            folder = folder.display(),
+        );
+        let running = Running::start(&script, "ready");
+        Self { _running: running, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// One for all tests of this process.
+    pub fn shared(folder: &Path) -> Arc<Self> {
+        static SHARED: OnceLock<Arc<RabbitMq>> = OnceLock::new();
+        Arc::clone(SHARED.get_or_init(|| Arc::new(Self::start(folder))))
+    }
+}
+
+/// Are the servers here? When they must be (`REQUIRE_SERVICES=1`), their absence fails the test.
+pub fn are_installed() -> bool {
+    let missing: Vec<&str> = [("redis-server", Redis::is_installed()), ("rabbitmq-server", RabbitMq::is_installed())]
+        .into_iter()
+        .filter_map(|(name, is_there)| (!is_there).then_some(name))
+        .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let advice = format!("apt-get install --no-install-recommends {}", missing.join(" "));
+    assert!(std::env::var_os("REQUIRE_SERVICES").is_none(), "missing servers: {advice}");
+    eprintln!("skipped, servers are missing: {advice}");
+    false
+}
