@@ -144,7 +144,7 @@ impl Findings {
             self.broken.push(format!("the sandbox: {} products without a commit", self.count("orphans")));
         }
         for path in &self.secrets.found {
-            self.broken.push(format!("the account's secret stands in {}", path.display()));
+            self.broken.push(format!("the demo's secret stands in {}", path.display()));
         }
         if workers.killed != 1 {
             self.broken.push(format!("{} workers were killed, not one", workers.killed));

@@ -19,20 +19,23 @@ pub(super) fn verdict(style: &Style, findings: &Findings, out: &Path, took: Dura
         1 => format!("1 signed package below {}", out.display()),
         count => format!("{count} signed packages below {}", out.display()),
     };
-    let mut rows = vec![
-        ("verdict", format!("{mark} {}", style.text(&findings.verdict_line()))),
-        ("files", style.text(&format!("{files} · {} in all", duration(took))).into_owned()),
-    ];
+    let mut rows =
+        vec![("verdict", findings.verdict_line()), ("files", format!("{files} · {} in all", duration(took)))];
     if is_clean {
-        rows.push(("next", style.text("longshore submit --help · README.md, \"your own account\"").into_owned()));
+        rows.push(("next", "longshore submit --help · README.md, \"your own account\"".to_owned()));
     }
     // The last of the rows that moved has no line end behind it.
     let gap = if style.is_live { "\n\n" } else { "\n" };
+    let room = style.width.saturating_sub(LABEL + 3);
     let rows = rows.iter().map(|(label, text)| {
+        let mark = if *label == "verdict" { mark.as_str() } else { " " };
         let label = style.paint(Paint::Strong, &format!("{label:<LABEL$}"));
-        format!("{label} {text}\n")
+        let lines = Style::wrap(&style.text(text), room).join(&format!("\n{:indent$}", "", indent = LABEL + 3));
+        format!("{label} {mark} {lines}\n")
     });
-    gap.to_owned() + &rows.collect::<String>()
+    // What went wrong stands apart.
+    let end = if is_clean { "" } else { "\n" };
+    gap.to_owned() + &rows.collect::<String>() + end
 }
 
 /// Which driver, which invariant, where the logs lie.
@@ -86,7 +89,7 @@ mod tests {
             "audio: 2 products for one job",
             "camera: it ended failed: the upload URL stayed refused (403) three times in a row",
             "the sandbox: 6 products for 5 jobs",
-            "the account's secret stands in /tmp/longshore-demo-4711/logs/worker-2.log",
+            "the demo's secret stands in /tmp/longshore-demo-4711/logs/worker-2.log",
         ];
         let secrets = ["/tmp/longshore-demo-4711/logs/worker-2.log"];
         screens("broken", &Findings::sample(counted(6, 1), 1, 3, &secrets, &broken));

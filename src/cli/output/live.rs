@@ -156,7 +156,7 @@ fn folded(style: &Style, label: &str, mark: Mark, text: &str) -> Option<String> 
     let (indent, room) = if room >= LEAST_ROOM { (before, room) } else { (4, style.width.saturating_sub(4)) };
     let rest = Style::wrap(&style.text(text), room).join(&format!("\n{:indent$}", ""));
     let first = line(style, label, Some(mark), "");
-    Some(if indent == before { first + &rest } else { format!("{first}\n{:indent$}{rest}", "") })
+    Some(if indent == before { first + &rest } else { format!("{}\n{:indent$}{rest}", first.trim_end(), "") })
 }
 
 /// `▕██████▌    ▏ 6.1 MiB of 8.0 MiB, 3.2 MiB/s, 1 s left`; without a total what is known.
