@@ -91,11 +91,13 @@ fn a_workflow_that_fails_is_told_with_the_services_own_words_and_leaves_no_orpha
 #[test]
 fn a_job_whose_sign_in_is_refused_waits_and_the_code_says_why() {
     let world = World::new();
-    std::fs::write(world.path("secret"), "a-wrong-one").unwrap();
+    let wrong = "a-wrong-one-of-more-than-sixteen-bytes";
+    crate::run_folder::register_secret(wrong.as_bytes()).unwrap();
+    std::fs::write(world.path("secret"), wrong).unwrap();
     let ran = world.submit(&world.job("nic-1"), &["--wait"]).ended(3);
     let result = ran.json();
     assert_eq!((&result["state"], &result["error"]["code"]), (&json!("waiting"), &json!("sign-in")), "{result}");
-    assert!(!ran.err.contains("a-wrong-one"), "{}", ran.err);
+    assert!(!ran.err.contains(wrong), "{}", ran.err);
     world.run(&["auth", "test"]).ended(3);
     world.run(&["doctor"]).ended(3);
 }
@@ -137,6 +139,8 @@ fn what_nobody_knows_is_not_found() {
     ] {
         let ran = world.run(arguments).ended(5);
         assert!(ran.err.starts_with("error: ") && ran.err.contains("\n  next "), "{arguments:?}: {}", ran.err);
+        // What was asked of the service can be named to its support.
+        assert_eq!(arguments[0] == "product", ran.err.contains("\n  trace    correlation id "), "{}", ran.err);
     }
 }
 
