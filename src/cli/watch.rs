@@ -24,7 +24,8 @@ use crate::{
         event::{Event, Name},
         ids::JobKey,
         step::Step,
-        ticket::StepResult,
+        ticket::{SignInRefused, StepResult},
+        time::Moment,
     },
     embedded::{Embedded, EventFilter, JobView, State, Transfer},
 };
@@ -50,13 +51,22 @@ pub(super) struct Watch {
     keys: BTreeSet<JobKey>,
     after: u64,
     seen: BTreeMap<JobKey, Vec<Event>>,
-    refused: BTreeSet<JobKey>,
+    /// When we began: a refusal of sign-in before is shown, but does not end the following.
+    since: Moment,
+    /// Jobs whose sign-in was refused since.
+    refused: BTreeMap<JobKey, SignInRefused>,
 }
 
 impl Watch {
     /// Follows these jobs, what has happened so far included.
     pub(super) fn new(keys: impl IntoIterator<Item = JobKey>) -> Self {
-        Self { keys: keys.into_iter().collect(), after: 0, seen: BTreeMap::new(), refused: BTreeSet::new() }
+        Self {
+            keys: keys.into_iter().collect(),
+            after: 0,
+            seen: BTreeMap::new(),
+            since: Moment::default(),
+            refused: BTreeMap::new(),
+        }
     }
 
     /// Events of a job so far, oldest first.
@@ -80,16 +90,34 @@ impl Watch {
         Ok(open)
     }
 
-    /// Why sign-in is refused, as the job's last word tells.
+    /// Whoever follows wants the jobs tried now: those that wait for sign-in alone come at once, and only what is refused
+    /// from now on counts.
+    async fn begin(&mut self, home: &Embedded) -> Result<(), Stop> {
+        self.since = home.now().await?;
+        for key in &self.keys {
+            home.wake_signed_in(key).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes whether the job waits because its sign-in was refused since we began.
+    fn look(&mut self, view: &JobView) {
+        let refused = view.ticket.as_ref().and_then(|ticket| ticket.sign_in.as_ref());
+        match refused.filter(|refused| refused.at > self.since && !view.state().is_end()) {
+            Some(refused) => self.refused.insert(view.summary.key.clone(), refused.clone()),
+            None => self.refused.remove(&view.summary.key),
+        };
+    }
+
+    /// Why sign-in is refused, as the job's ticket tells.
     pub(super) fn sign_in_error(&self, job: &JobKey) -> Option<JobError> {
-        let event = self.events(job).iter().rfind(|event| event.data.get("sign_in").is_some())?;
-        let text = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        let refused = self.refused.get(job)?;
         Some(JobError {
             code: "sign-in".to_owned(),
-            message: text("message"),
+            message: refused.message.clone(),
             http_status: None,
             correlation_id: Some(job.correlation_id()),
-            next_step: text("next"),
+            next_step: refused.next.clone(),
             retryable: false,
         })
     }
@@ -112,12 +140,6 @@ impl Watch {
     }
 
     fn note(&mut self, event: &Event) {
-        let is_refused = event.name == Name::Stuck && event.data.get("sign_in").is_some_and(|word| word == "refused");
-        if is_refused {
-            self.refused.insert(event.job.clone());
-        } else {
-            self.refused.remove(&event.job);
-        }
         self.seen.entry(event.job.clone()).or_default().push(event.clone());
     }
 }
@@ -149,6 +171,7 @@ pub(super) async fn work_for(app: &App, job: &JobKey, longest: Duration) -> Resu
 
 /// Works the jobs in this process, beside any other worker, and follows them to their ends.
 pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mut Watch) -> Result<Left, Stop> {
+    watch.begin(&app.home).await?;
     let crew = app.worker()?;
     crew.restrict_to(&watch.keys);
     let signals = Signals::listen();
@@ -185,9 +208,10 @@ async fn follow(context: &mut Context, app: &App, watch: &mut Watch, signals: &S
         }
         let now = clock::moment();
         let (mut open, mut is_late) = (0, true);
-        for key in &watch.keys {
-            let Some(view) = app.home.job(key).await? else { continue };
+        for key in watch.keys.clone() {
+            let Some(view) = app.home.job(&key).await? else { continue };
             screen.look(&view);
+            watch.look(&view);
             if !view.state().is_end() {
                 open += 1;
                 is_late &= view.summary.deadline.is_some_and(|deadline| now > deadline.max(begun).after(grace));
