@@ -30,6 +30,8 @@ pub struct Delivery {
     pub(super) worker: u128,
     /// How often the message was given out, this time included: names the taking.
     pub(super) taken: i64,
+    /// When it was given out.
+    pub(super) taken_at: Moment,
     pub(super) source: Source,
     returns: Option<Arc<Returns>>,
     was_seen: bool,
@@ -261,7 +263,7 @@ fn take(
         }
         let returns = Some(Arc::clone(returns));
         return Ok(Some(Received {
-            delivery: Delivery { id, worker, taken: row.taken, source, returns, was_seen: false },
+            delivery: Delivery { id, worker, taken: row.taken, taken_at: book.now, source, returns, was_seen: false },
             origin: source.origin,
             body: row.body,
             is_redelivered: row.taken > 1,

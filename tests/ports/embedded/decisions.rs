@@ -8,11 +8,11 @@ use longshore::{
         event::{Class, End, EndName, Name, Reason},
         settlement::{Entry, Next},
         step::{Kind, Step},
-        ticket::Ticket,
+        ticket::{SignInRefused, Ticket},
         time::Moment,
     },
     embedded::{Accepted, Cancelled, DeadLetters, Replayed, State, Worker},
-    engine::ports::{Memory, Origin, Queue, Settled, Swapped},
+    engine::ports::{Memory, Origin, Queue, Quota, Settled, Swapped},
 };
 
 use super::OneFile;
@@ -177,6 +177,93 @@ async fn a_wish_wakes_a_parked_job() {
     let held = take(&worker, worker.id(), 2, Kind::Submission).await;
     assert!(held.record.wish.is_some());
     assert_eq!(harness.home.wish_cancel(&key("nobody")).await.unwrap(), Cancelled::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_during_a_call_wakes_what_the_call_parks_once() {
+    let harness = OneFile::fresh().await;
+    harness.home.accept(ticket("a")).await.unwrap();
+    let worker = harness.home.worker().unwrap();
+    let held = take(&worker, worker.id(), 1, Kind::Submission).await;
+    let wished = harness.home.wish_cancel(&key("a")).await.unwrap();
+    assert_eq!(wished, Cancelled::Requested { looks_at: None });
+    // A 429: not executed, and a long pause.
+    let pause = harness.home.now().await.unwrap().after(Duration::from_hours(1));
+    let next = Next::Ticket(Box::new(next_try(&held.ticket).parked(pause)));
+    let done = settlement(&held.ticket, Some(held.me), Entry::Outcome(Outcome::NotExecuted), next);
+    worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();
+    harness.advance(Duration::from_millis(1)).await;
+    let held = take(&worker, worker.id(), 2, Kind::Submission).await;
+    assert!(held.record.wish.is_some());
+    // Whoever parks it knowing of the wish has a reason, and is not woken over and over.
+    let next = Next::Ticket(Box::new(held.ticket.clone().parked(pause)));
+    let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, next);
+    worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();
+    assert_eq!(harness.home.job(&key("a")).await.unwrap().unwrap().summary.next_due, Some(pause));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_during_a_call_whose_answer_is_lost_leaves_it_its_look() {
+    let harness = OneFile::fresh().await;
+    harness.home.accept(ticket("a")).await.unwrap();
+    let worker = harness.home.worker().unwrap();
+    let held = take(&worker, worker.id(), 1, Kind::Submission).await;
+    let loaded = worker.load(&key("a")).await.unwrap();
+    let begun = begin(&loaded, held.me, &Policy::default()).unwrap();
+    assert_eq!(worker.swap(&key("a"), loaded.birth.epoch, loaded.version, &begun).await.unwrap(), Swapped::Done);
+    harness.home.wish_cancel(&key("a")).await.unwrap();
+    let look = loaded.now.after(Duration::from_mins(1));
+    let next = Next::Ticket(Box::new(next_try(&held.ticket).parked(look)));
+    let done = settlement(&held.ticket, Some(held.me), Entry::Outcome(Outcome::Unclear), next);
+    worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();
+    assert_eq!(harness.home.job(&key("a")).await.unwrap().unwrap().summary.next_due, Some(look));
+}
+
+/// Parks the job's ticket for an hour, as it is left.
+async fn park(harness: &OneFile, worker: &Worker, number: u64, mark: impl FnOnce(&mut Ticket)) -> Moment {
+    let held = take(worker, worker.id(), number, Kind::Submission).await;
+    let due = harness.home.now().await.unwrap().after(Duration::from_hours(1));
+    let mut parked = held.ticket.clone().parked(due);
+    mark(&mut parked);
+    let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, Next::Ticket(Box::new(parked)));
+    worker.settle(held.delivery, Some(&held.ticket.key()), done).await.unwrap();
+    due
+}
+
+fn waits_for_sign_in(ticket: &mut Ticket) {
+    let at = Moment::from_millis(1);
+    ticket.sign_in = Some(SignInRefused { at, message: "AADSTS7000222".to_owned(), next: "a new secret".to_owned() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_sign_in_alone_is_woken_by_who_has_mended_it() {
+    let harness = OneFile::fresh().await;
+    let (home, a) = (&harness.home, key("a"));
+    home.accept(ticket("a")).await.unwrap();
+    let worker = home.worker().unwrap();
+    let due = async || home.job(&a).await.unwrap().unwrap().summary.next_due.unwrap();
+    let parked = park(&harness, &worker, 1, |_| {}).await;
+    assert!(!home.wake_signed_in(&a).await.unwrap(), "it waits for something else");
+    assert_eq!(due().await, parked);
+    harness.advance(Duration::from_hours(1)).await;
+    let parked = park(&harness, &worker, 2, waits_for_sign_in).await;
+    let pause = worker.throttled(&a.account, Duration::from_secs(20)).await.unwrap();
+    assert!(!home.wake_signed_in(&a).await.unwrap(), "the service asked for a pause");
+    assert_eq!(due().await, parked);
+    harness.advance(pause.since(home.now().await.unwrap())).await;
+    assert!(home.wake_signed_in(&a).await.unwrap());
+    assert!(due().await <= home.now().await.unwrap());
+    assert!(!home.wake_signed_in(&a).await.unwrap(), "it is due already");
+    // In doubt it keeps the time of its look.
+    let held = take(&worker, worker.id(), 3, Kind::Submission).await;
+    let loaded = worker.load(&a).await.unwrap();
+    let begun = begin(&loaded, held.me, &Policy::default()).unwrap();
+    assert_eq!(worker.swap(&a, loaded.birth.epoch, loaded.version, &begun).await.unwrap(), Swapped::Done);
+    let mut next = next_try(&held.ticket).parked(loaded.now.after(Duration::from_hours(1)));
+    waits_for_sign_in(&mut next);
+    let done = settlement(&held.ticket, Some(held.me), Entry::Outcome(Outcome::Unclear), Next::Ticket(Box::new(next)));
+    worker.settle(held.delivery, Some(&a), done).await.unwrap();
+    assert!(!home.wake_signed_in(&a).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
