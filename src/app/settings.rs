@@ -85,6 +85,7 @@ pub fn home(loaded: &Loaded) -> embedded::Options {
         retention: settings.memory.retention,
         retention_batch: settings.memory.retention_batch,
         limits: settings.accounts.iter().map(|(name, account)| (name.clone(), limits(settings, account))).collect(),
+        accounts: Some(settings.accounts.keys().cloned().collect()),
         turn_for: settings.waits.turns.name,
         listing_for: settings.waits.listings.keep,
         listing_lease: settings.worker.lease,
@@ -237,7 +238,8 @@ mod tests {
     #[test]
     fn the_defaults_of_configuration_and_home_are_the_same() {
         let loaded = config::load_in(&config::Surroundings::default(), &[]).unwrap();
-        let known = embedded::Options::new(loaded.data_dir());
+        let none_is_configured = Some(std::collections::BTreeSet::new());
+        let known = embedded::Options { accounts: none_is_configured, ..embedded::Options::new(loaded.data_dir()) };
         assert_eq!(format!("{:?}", home(&loaded)), format!("{known:?}"));
     }
 

@@ -323,7 +323,7 @@ pub(super) async fn print_going(context: &mut Context, app: &App, key: &JobKey) 
     } else {
         context.out.document(&JobResult::of(&view))?;
     }
-    if app.home.workers().await?.is_empty() {
+    if !submit::has_worker(app).await? {
         context.remark(&format!(
             "no worker is running on this home; start one with: longshore worker, or: longshore job watch {}",
             key.id

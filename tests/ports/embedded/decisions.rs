@@ -6,12 +6,13 @@ use longshore::{
     domain::{
         claim::{Outcome, Policy, begin},
         event::{Class, End, EndName, Name, Reason},
+        ids::AccountName,
         settlement::{Entry, Next},
         step::{Kind, Step},
         ticket::{SignInRefused, Ticket},
         time::Moment,
     },
-    embedded::{Accepted, Cancelled, DeadLetters, Replayed, State, Worker},
+    embedded::{Accepted, Cancelled, DeadLetters, Options, Replayed, State, Worker},
     engine::ports::{Memory, Origin, Queue, Quota, Settled, Swapped},
 };
 
@@ -94,6 +95,44 @@ async fn a_worker_of_its_own_jobs_takes_no_others() {
     harness.home.accept(ticket("not-there-yet")).await.unwrap();
     let (_also, mine) = receive(&worker, Kind::Submission).await;
     assert_eq!(mine.key(), key("not-there-yet"));
+}
+
+fn knows(names: &[&str]) -> impl FnOnce(&mut Options) {
+    let names: BTreeSet<AccountName> = names.iter().map(|name| AccountName::parse(name).unwrap()).collect();
+    |options| options.accounts = Some(names)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_given_to_a_worker_that_knows_its_account_while_there_is_one() {
+    let harness = OneFile::with(knows(&["contoso"]));
+    let other_home = harness.beside(knows(&["fabrikam"]));
+    let other = other_home.worker().unwrap();
+    let worker = harness.home.worker().unwrap();
+    harness.home.accept(ticket("a")).await.unwrap();
+    assert_quiet(&other, Kind::Submission).await;
+    other.restrict_to(&BTreeSet::from([key("a")]));
+    assert_quiet(&other, Kind::Submission).await;
+    let (held, mine) = receive(&worker, Kind::Submission).await;
+    assert_eq!(mine.key(), key("a"));
+    drop(held);
+    drop(other);
+    // One that works its own jobs only takes no others, so it keeps nobody from them.
+    let other = other_home.worker().unwrap();
+    worker.restrict_to(&BTreeSet::new());
+    let (held, theirs) = receive(&other, Kind::Submission).await;
+    assert_eq!(theirs.key(), key("a"), "nobody else is left who could say that the account is unknown");
+    drop(held);
+    // So does one that is gone.
+    let knowing = harness.home.worker().unwrap();
+    let (held, _) = receive(&knowing, Kind::Submission).await;
+    drop(held);
+    drop(knowing);
+    let (_held, theirs) = receive(&other, Kind::Submission).await;
+    assert_eq!(theirs.key(), key("a"));
+    // What is no job's is for whoever comes.
+    let _knowing = harness.home.worker().unwrap();
+    harness.home.put(Kind::Submission, Origin::Producer, "{".to_owned()).await.unwrap();
+    assert_eq!(within(other.receive(Kind::Submission)).await.unwrap().body, "{");
 }
 
 #[tokio::test(flavor = "multi_thread")]

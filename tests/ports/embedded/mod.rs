@@ -17,7 +17,7 @@ mod shown;
 /// The embedded home in a folder of its own.
 pub(crate) struct OneFile {
     pub home: Embedded,
-    _folder: TempDir,
+    folder: TempDir,
     pub shift: Shift,
 }
 
@@ -33,7 +33,15 @@ impl OneFile {
         let mut options = options(folder.path());
         change(&mut options);
         let shift = options.shift.clone();
-        Self { home: Embedded::open(options).unwrap(), _folder: folder, shift }
+        Self { home: Embedded::open(options).unwrap(), folder, shift }
+    }
+
+    /// Another process's home on the same file, of another configuration.
+    pub(crate) fn beside(&self, change: impl FnOnce(&mut Options)) -> Embedded {
+        let mut options = options(self.folder.path());
+        options.shift = self.shift.clone();
+        change(&mut options);
+        Embedded::open(options).unwrap()
     }
 }
 
