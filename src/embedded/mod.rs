@@ -85,7 +85,8 @@ pub struct Options {
     pub turn_for: Duration,
     /// How long a whole listing may be read.
     pub listing_for: Duration,
-    /// How long the right to read on lasts without a page.
+    /// How long the right to read on lasts without a page: longer than any page takes, its waits for a permit included. It
+    /// is over sooner when its worker dies, or lets go of the job.
     pub listing_lease: Duration,
     /// So many failures of one page in a row make a listing one that cannot be read to its end.
     pub page_failures: u32,
@@ -114,7 +115,7 @@ impl Options {
             accounts: None,
             turn_for: Duration::from_mins(20),
             listing_for: Duration::from_mins(10),
-            listing_lease: Duration::from_mins(1),
+            listing_lease: Duration::from_secs(2_280),
             page_failures: 5,
             control_for: Duration::from_hours(7 * 24),
             sweep: Duration::from_millis(50),

@@ -13,7 +13,7 @@ use longshore::{
         time::Moment,
     },
     embedded::{Accepted, Cancelled, DeadLetters, Options, Replayed, State, Worker},
-    engine::ports::{Memory, Origin, Queue, Quota, Settled, Swapped},
+    engine::ports::{Listing, Listings, Memory, Origin, Queue, Quota, Settled, Swapped},
 };
 
 use super::OneFile;
@@ -133,6 +133,23 @@ async fn a_ticket_is_given_to_a_worker_that_knows_its_account_while_there_is_one
     let _knowing = harness.home.worker().unwrap();
     harness.home.put(Kind::Submission, Origin::Producer, "{".to_owned()).await.unwrap();
     assert_eq!(within(other.receive(Kind::Submission)).await.unwrap().body, "{");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_goes_to_the_next_when_its_reader_let_go_of_its_job_without_a_word() {
+    let harness = OneFile::fresh().await;
+    harness.home.accept(ticket("a")).await.unwrap();
+    let worker = harness.home.worker().unwrap();
+    let held = take(&worker, worker.id(), 1, Kind::Submission).await;
+    let now = worker.load(&key("a")).await.unwrap().now;
+    let first = Listing::Ours { next: None };
+    assert_eq!(worker.join_listing(&key("a").account, now, &key("a")).await.unwrap(), first);
+    assert_eq!(worker.join_listing(&key("b").account, now, &key("b")).await.unwrap(), Listing::Read);
+    // A panic: its delivery is dropped, and comes again.
+    drop(held.delivery);
+    within(async { while worker.join_listing(&key("b").account, now, &key("b")).await.unwrap() == Listing::Read {} })
+        .await;
+    assert!(worker.add_page(&key("b").account, &key("b"), &[], None).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
