@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore::{
     domain::{
         event::{End, EndName, Name},
-        ids::AccountName,
+        ids::{AccountName, JobId},
         settlement::{Entry, Next},
         step::Kind,
         time::Moment,
@@ -69,6 +69,26 @@ async fn events_are_followed_by_their_numbers() {
     assert_eq!(harness.home.events(0, of_b).await.unwrap().len(), 1);
     let none = EventFilter { name: Some(Name::Failed), account: Some(account()), ..EventFilter::default() };
     assert!(harness.home.events(0, none).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_found_by_its_whole_id_in_every_account() {
+    let harness = OneFile::fresh().await;
+    let of_account = |id: &str, account: &str| {
+        let mut ticket = ticket(id);
+        ticket.job.account = AccountName::parse(account).unwrap();
+        ticket
+    };
+    for (id, account) in [("nic", "fabrikam"), ("nic", "contoso"), ("nic-1", "contoso"), ("my-nic", "fabrikam")] {
+        harness.home.accept(of_account(id, account)).await.unwrap();
+    }
+    let named = async |id: &str| {
+        let keys = harness.home.named(&JobId::parse(id).unwrap()).await.unwrap();
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(named("nic").await, ["contoso/nic", "fabrikam/nic"]);
+    assert_eq!(named("nic-1").await, ["contoso/nic-1"]);
+    assert!(named("ni").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
