@@ -267,9 +267,9 @@ impl Turns for SimHome {
         .await
     }
 
-    async fn end_turn(&self, key: &TurnKey, job: &JobKey) -> Result<(), Unavailable> {
+    async fn end_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Option<Moment>) -> Result<(), Unavailable> {
         self.in_memory("end turn", |state| {
-            if state.store.turns.get(key).is_some_and(|(holder, ..)| holder == job) {
+            if state.store.turns.get(key).is_some_and(|(holder, stamp, _)| holder == job && *stamp == begun_at) {
                 state.store.turns.remove(key);
             }
         })
