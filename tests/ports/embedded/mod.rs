@@ -1,6 +1,10 @@
 //! The embedded home under the suite, and what is its own: the file, its limits and what people are shown.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     harness::{Harness, RATE, account},
@@ -18,6 +22,7 @@ mod shown;
 /// The embedded home in a folder of its own.
 pub(crate) struct OneFile {
     pub home: Embedded,
+    folder: PathBuf,
     pub shift: Shift,
 }
 
@@ -33,7 +38,15 @@ impl OneFile {
         let mut options = options(&folder);
         change(&mut options);
         let shift = options.shift.clone();
-        Self { home: Embedded::open(options).unwrap(), shift }
+        Self { home: Embedded::open(options).unwrap(), folder, shift }
+    }
+
+    /// Another process's home on the same file, of another configuration.
+    pub(crate) fn beside(&self, change: impl FnOnce(&mut Options)) -> Embedded {
+        let mut options = options(&self.folder);
+        options.shift = self.shift.clone();
+        change(&mut options);
+        Embedded::open(options).unwrap()
     }
 }
 
