@@ -85,15 +85,25 @@ pub fn home(loaded: &Loaded) -> embedded::Options {
         retention: settings.memory.retention,
         retention_batch: settings.memory.retention_batch,
         limits: settings.accounts.iter().map(|(name, account)| (name.clone(), limits(settings, account))).collect(),
+        accounts: Some(settings.accounts.keys().cloned().collect()),
         turn_for: settings.waits.turns.name,
         listing_for: settings.waits.listings.keep,
-        listing_lease: settings.worker.lease,
+        listing_lease: longest_page(settings),
         page_failures: settings.waits.listings.page_failures,
         control_for: settings.waits.parks.control_life,
         delivery_limit: settings.worker.delivery_limit,
         sweep: settings.worker.holder_check,
         ..embedded::Options::new(loaded.data_dir())
     }
+}
+
+/// How long one page of a listing may take at most: a handler begins none when its time is up, and then waits for a token
+/// and a permit, and calls; all of it once more when the token was refused, but for the wait for its time.
+fn longest_page(settings: &config::Settings) -> Duration {
+    let config::Settings { worker, quota, http, identity, .. } = settings;
+    let attempt = identity.response_timeout.saturating_add(identity.backoff_cap);
+    let call = attempt.saturating_mul(identity.max_attempts).saturating_add(http.response_timeout);
+    worker.handler_deadline.saturating_add(quota.park_most).saturating_add(call.saturating_mul(2))
 }
 
 /// What an account is allowed.
@@ -237,7 +247,8 @@ mod tests {
     #[test]
     fn the_defaults_of_configuration_and_home_are_the_same() {
         let loaded = config::load_in(&config::Surroundings::default(), &[]).unwrap();
-        let known = embedded::Options::new(loaded.data_dir());
+        let none_is_configured = Some(std::collections::BTreeSet::new());
+        let known = embedded::Options { accounts: none_is_configured, ..embedded::Options::new(loaded.data_dir()) };
         assert_eq!(format!("{:?}", home(&loaded)), format!("{known:?}"));
     }
 

@@ -5,9 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    auth, completions, configuration, crash_points, dead_letter, demo, doctor, job, output,
+    auth, completions, configuration, context, crash_points, dead_letter, demo, doctor, job, output,
     output::{ColorChoice, OutputFormat},
-    preflight, product, sandbox, schema, sign, submission, submit, worker,
+    preflight, product, sandbox, schema, sign,
+    stop::Stop,
+    submission, submit, worker,
+};
+use crate::{
+    config::Loaded,
+    domain::ids::{AccountName, ProductId},
 };
 
 /// Carries driver submissions through Microsoft Partner Center, each job to its end exactly once in effect.
@@ -40,6 +46,30 @@ pub(super) struct Global {
     pub(super) utc: bool,
 }
 
+/// Whose account a command works with.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OfAccount {
+    /// The account; may be left out when there is only one
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+}
+
+impl OfAccount {
+    /// The account that was named, else the only one.
+    pub(super) fn of(&self, loaded: &Loaded) -> Result<AccountName, Stop> {
+        context::account(loaded, self.account.as_deref())
+    }
+}
+
+/// A product, in an account.
+#[derive(Debug, Args)]
+pub(super) struct OfProduct {
+    /// The product's id
+    pub(super) product: ProductId,
+    #[command(flatten)]
+    pub(super) account: OfAccount,
+}
+
 /// The nouns and verbs.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -58,6 +88,8 @@ pub(super) enum Command {
     Schema(schema::Arguments),
     Config(configuration::Arguments),
     Completions(completions::Arguments),
+    #[command(hide = true, name = "__complete")]
+    Complete(completions::Asked),
     #[command(hide = true)]
     CrashPoints(crash_points::Arguments),
 }

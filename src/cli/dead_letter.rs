@@ -72,8 +72,8 @@ struct Named {
 /// Example: longshore dead-letter replay nic-4711 --create-again
 #[derive(Debug, Args)]
 struct Replay {
-    /// Its job, ID or ACCOUNT/ID, or its number, also as #NUMBER
-    letter: String,
+    #[command(flatten)]
+    named: Named,
     /// The candidate with this id is the job's own: go on with it
     #[arg(long, value_name = "RESOURCE", conflicts_with = "create_again")]
     adopt: Option<u64>,
@@ -99,7 +99,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
             show(context, &letter)
         }
         Verb::Replay(replay) => {
-            let letter = find(&app, &replay.letter).await?;
+            let letter = find(&app, &replay.named.letter).await?;
             run_replay(context, &app, letter, &replay).await
         }
         Verb::Discard(named) => {

@@ -1,6 +1,6 @@
 //! `longshore doctor`: is everything well, and if not, what to do.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use super::{
     auth,
     context::Context,
     exit::Exit,
-    output::{Form, Mark, Paint, duration, size},
+    output::{Form, Mark, Paint, Style, duration, size},
     stop::{Outcome, Stop},
     text::Put as _,
-    worker,
+    try_write, worker,
 };
 use crate::{
     app::{
@@ -33,9 +33,12 @@ use crate::{
 /// How far clocks may differ before it is told.
 const CLOCKS: i64 = 60;
 
+/// Columns before the text of a finding: its label, its mark, and a blank behind each.
+const INDENT: usize = 18;
+
 /// Looks at configuration, network, clock, sign-in, roles, quota and home; every finding has a next step.
 ///
-/// Reads one page of products with each account. Exit 0 when all is well, else the code of the worst finding.
+/// Reads one page of products with each account, and writes nothing. Exit 0 when all is well, else the code of the worst finding.
 ///
 /// Example: longshore doctor
 #[derive(Debug, Args)]
@@ -43,10 +46,13 @@ pub(super) struct Arguments {
     /// An older copy of the home's file was put back: forget what it believes to know, so that every job looks first
     #[arg(long)]
     restored: bool,
+    /// See, too, whether each account may write: asks to commit a submission that does not exist, which changes nothing
+    #[arg(long, conflicts_with = "restored")]
+    try_write: bool,
 }
 
 /// One finding.
-struct Finding {
+pub(super) struct Finding {
     what: &'static str,
     exit: Exit,
     is_known: bool,
@@ -55,15 +61,15 @@ struct Finding {
 }
 
 impl Finding {
-    fn good(what: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn good(what: &'static str, text: impl Into<String>) -> Self {
         Self { what, exit: Exit::Done, is_known: true, text: text.into(), next: None }
     }
 
-    fn bad(what: &'static str, exit: Exit, text: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(super) fn bad(what: &'static str, exit: Exit, text: impl Into<String>, next: impl Into<String>) -> Self {
         Self { what, exit, is_known: true, text: text.into(), next: Some(next.into()) }
     }
 
-    fn open(what: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn open(what: &'static str, text: impl Into<String>) -> Self {
         Self { is_known: false, ..Self::good(what, text) }
     }
 }
@@ -76,7 +82,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     let mut findings = vec![configuration(&app)];
     findings.extend(network(&app).await);
     for name in app.loaded.settings.accounts.keys() {
-        findings.extend(account(&app, name).await);
+        findings.extend(account(&app, name, arguments.try_write).await);
     }
     findings.push(home(&app).await?);
     tell(context, &findings)?;
@@ -118,8 +124,12 @@ async fn network(app: &App) -> Vec<Finding> {
     let options = settings::http(&app.loaded.settings);
     let endpoints = &app.loaded.settings.endpoints;
     let mut findings = Vec::new();
+    let mut hosts = BTreeSet::new();
     for url in [endpoints.authority.url(), endpoints.hardware.url()] {
         let host = url.host_str().unwrap_or_default().to_owned();
+        if !hosts.insert(host.clone()) {
+            continue;
+        }
         match http::route(&options, url) {
             Ok(http::Route::Direct) => {
                 let port = url.port_or_known_default().unwrap_or(443);
@@ -150,7 +160,7 @@ async fn network(app: &App) -> Vec<Finding> {
 }
 
 /// Sign-in, clock, roles and quota of one account.
-async fn account(app: &App, name: &AccountName) -> Vec<Finding> {
+async fn account(app: &App, name: &AccountName, is_write_tried: bool) -> Vec<Finding> {
     let tested = auth::test(app, name).await;
     if tested.exit != Exit::Done {
         let next = tested.next.unwrap_or_else(|| "longshore auth test".to_owned());
@@ -165,7 +175,11 @@ async fn account(app: &App, name: &AccountName) -> Vec<Finding> {
         Ok(answer) => {
             findings.extend(answer.date.map(clock_finding));
             findings.push(Finding::good("roles", format!("{name}: may read products")));
-            findings.push(Finding::open("roles", format!("{name}: may create (not tried)")));
+            findings.push(if is_write_tried {
+                try_write::run(app, name).await
+            } else {
+                Finding::open("roles", format!("{name}: may create (not tried; add --try-write to see)"))
+            });
         }
         Err(error) => findings.push(refused(app, name, &error)),
     }
@@ -187,24 +201,27 @@ fn refused(app: &App, name: &AccountName, error: &DeskError) -> Finding {
     if let DeskError::Call(Failure::Permanent(cause)) = error
         && cause.kind == Kind::Forbidden
     {
-        let client = app.loaded.settings.accounts.get(name).map(|a| a.client_id.to_string()).unwrap_or_default();
-        let next = format!(
-            "add the role \"Driver Submitter\" to application {client} (Partner Center, Users, Azure AD applications)"
-        );
-        return Finding::bad(
-            "roles",
-            Exit::NotAllowed,
-            format!("{name}: may not read products: {}", cause.message),
-            next,
-        );
+        let text = format!("{name}: may not read products: {}", cause.message);
+        return Finding::bad("roles", Exit::NotAllowed, text, give_role(app, name));
     }
-    let exit = match error {
+    let next = "check network and endpoints, then: longshore doctor";
+    Finding::bad("roles", exit_of(error), format!("{name}: {error}"), next)
+}
+
+/// What to do when the role is missing.
+pub(super) fn give_role(app: &App, name: &AccountName) -> String {
+    let client = app.loaded.settings.accounts.get(name).map(|a| a.client_id.to_string()).unwrap_or_default();
+    format!("add the role \"Driver Submitter\" to application {client} (Partner Center, Users, Azure AD applications)")
+}
+
+/// The code of a call that gave nothing.
+pub(super) const fn exit_of(error: &DeskError) -> Exit {
+    match error {
         DeskError::SignIn(_) => Exit::SignIn,
         DeskError::Call(Failure::Throttled(_)) => Exit::RateLimited,
         DeskError::Call(_) => Exit::Unavailable,
         DeskError::Home(_) => Exit::LocalIo,
-    };
-    Finding::bad("roles", exit, format!("{name}: {error}"), "check network and endpoints, then: longshore doctor")
+    }
 }
 
 /// What the account's rate means.
@@ -289,10 +306,16 @@ fn tell(context: &mut Context, findings: &[Finding]) -> Result<(), Stop> {
             (true, Exit::Done) => Mark::Done,
             (true, _) => Mark::Failed,
         };
-        let label = style.paint(Paint::Strong, &format!("{label:<15}"));
-        out.put(format_args!("{label} {} {}\n", style.mark(mark), style.text(&finding.text)));
-        if let Some(next) = &finding.next {
-            out.put(format_args!("{:<15}   next: {}\n", "", style.text(next)));
+        let next = finding.next.as_ref().map(|next| format!("next: {next}"));
+        let wrap = |text: &str| Style::wrap(&style.text(text), style.width.saturating_sub(INDENT));
+        let lines = wrap(&finding.text).into_iter().chain(next.iter().flat_map(|next| wrap(next)));
+        for (number, line) in lines.enumerate() {
+            if number == 0 {
+                let label = style.paint(Paint::Strong, &format!("{label:<15}"));
+                out.put(format_args!("{label} {} {line}\n", style.mark(mark)));
+            } else {
+                out.put(format_args!("{:INDENT$}{line}\n", ""));
+            }
         }
     }
     Ok(context.out.text(&out)?)

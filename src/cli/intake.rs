@@ -344,16 +344,13 @@ pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
         return Ok(JobKey { account, id: JobId::parse(id).map_err(malformed)? });
     }
     let id = JobId::parse(named).map_err(malformed)?;
-    let filter = JobFilter { text: Some(id.to_string()), limit: 1_000, ..JobFilter::default() };
-    let mut found: Vec<JobKey> = app.home.jobs(filter).await?.into_iter().map(|job| job.key).collect();
-    found.retain(|key| key.id == id);
-    match found.as_slice() {
+    match app.home.named(&id).await?.as_slice() {
         [only] => Ok(only.clone()),
         [] => Err(unknown_job(app, named).await?),
         several => {
             let keys: Vec<String> = several.iter().map(ToString::to_string).collect();
             let problem = Problem::new(format!("several accounts have a job {id}")).what(keys.join(", "));
-            Err(Stop::input(problem.next("name it with its account: ACCOUNT/ID")))
+            Err(Stop::input(problem.next(format!("name one with its account: {}", keys.join(", or ")))))
         }
     }
 }

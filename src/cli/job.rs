@@ -301,6 +301,8 @@ async fn run_again(context: &mut Context, app: &App, key: JobKey, wait: bool) ->
         |why: String| Stop::new(Exit::WrongState, Problem::new(why).next(format!("longshore job show {}", key.id)));
     match app.home.replay(&key, |_| {}).await? {
         Replayed::Ticket(_) | Replayed::Message => {}
+        // Somebody has mended its sign-in: it goes on from where it waits.
+        Replayed::NotEnded(_) if app.home.wake_signed_in(&key).await? => {}
         Replayed::NotEnded(state) => return Err(wrong(format!("job {} is {state}: it has not ended yet", key.id))),
         Replayed::Completed => {
             return Err(wrong(format!("job {} is completed: there is nothing left to do", key.id)));
@@ -321,7 +323,7 @@ pub(super) async fn print_going(context: &mut Context, app: &App, key: &JobKey) 
     } else {
         context.out.document(&JobResult::of(&view))?;
     }
-    if app.home.workers().await?.is_empty() {
+    if !submit::has_worker(app).await? {
         context.remark(&format!(
             "no worker is running on this home; start one with: longshore worker, or: longshore job watch {}",
             key.id

@@ -1,5 +1,7 @@
 //! `longshore job show`: one job, its whole story.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -16,9 +18,9 @@ use crate::{
     app::App,
     clock,
     domain::{
-        event::Event,
+        event::{Event, Name},
         ids::JobKey,
-        step::{Kind, Step},
+        step::{Kind, Place, Step},
         ticket::Ticket,
         time::Moment,
     },
@@ -48,6 +50,7 @@ fn document(view: &JobView, events: &[Event]) -> Value {
         "cancel_wished_at": view.wish_at.map(Moment::timestamp),
         "in_doubt_since": view.doubt_since.map(Moment::timestamp),
         "transfer": view.transfer.map(|transfer| json!({ "done": transfer.done, "total": transfer.total })),
+        "calls": calls(view.summary.place, events).values().sum::<u64>(),
         "attempts": view.ticket.as_ref().map(|ticket| ticket.attempts),
         "notes": view.ticket.as_ref().map(|ticket| &ticket.history),
         "correlation_id": view.summary.key.correlation_id(),
@@ -118,12 +121,51 @@ fn screen(context: &Context, app: &App, view: &JobView, events: &[Event]) -> Str
     if !ids.is_empty() {
         labelled(context, &mut out, "ids", &ids.join(" · "));
     }
+    if let Some(calls) = calls_in_words(view.summary.place, events) {
+        labelled(context, &mut out, "calls", &calls);
+    }
     labelled(context, &mut out, "trace", &format!("correlation id {}", summary.key.correlation_id().0));
     for (at, text) in story(view.ticket.as_ref(), events) {
         out.put(format_args!("  {}  {}\n", short(at), context.style.text(&text)));
     }
     ending(context, view, &mut out);
     out
+}
+
+/// How many tries of each step have called so far, by generation and step: a try is one call. Told by the places of the
+/// events and the present one, so a step that left no event any more counts with what its place says.
+fn calls(place: Place, events: &[Event]) -> BTreeMap<(u32, u16), u64> {
+    let mut calls = BTreeMap::new();
+    let mut count = |generation: u32, step: u16, so_many: u64| {
+        // The package is checked here, nobody is called.
+        if step != Step::Preflight.number() {
+            let known: &mut u64 = calls.entry((generation, step)).or_default();
+            *known = so_many.max(*known);
+        }
+    };
+    for event in events {
+        let mut place = event.sequence.split('.').map(str::parse::<u32>);
+        let (Some(Ok(generation)), Some(Ok(step)), Some(Ok(tried))) = (place.next(), place.next(), place.next()) else {
+            continue;
+        };
+        // The try of this place has been called when it finished its step, or failed by what was called.
+        let is_called = event.data.get("done").is_some()
+            || event.name == Name::Completed
+            || event.data.pointer("/reason/cause").is_some_and(|cause| !cause.is_null());
+        count(generation, u16::try_from(step).unwrap_or_default(), u64::from(tried) + u64::from(is_called));
+    }
+    count(place.generation, place.step, u64::from(place.r#try));
+    calls.retain(|_, so_many| *so_many > 0);
+    calls
+}
+
+/// The calls in all, and those of the present step.
+fn calls_in_words(place: Place, events: &[Event]) -> Option<String> {
+    let calls = calls(place, events);
+    let all: u64 = calls.values().sum();
+    let here = calls.get(&(place.generation, place.step)).copied().filter(|here| *here < all);
+    let here = here.zip(Step::from_number(place.step)).map(|(here, step)| format!(", {here} of them at {step}"));
+    (all > 0).then(|| format!("{all} so far{}", here.unwrap_or_default()))
 }
 
 fn present(view: &JobView, now: Moment, short: &dyn Fn(Moment) -> String) -> String {
@@ -183,5 +225,34 @@ fn ending(context: &Context, view: &JobView, out: &mut String) {
     if let Some(reason) = view.end.as_ref().and_then(|end| end.reason.as_ref()) {
         labelled(context, out, "why", &reason.message);
         labelled(context, out, "next", &reason.next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::job::Job;
+
+    #[test]
+    fn the_calls_so_far_are_told_by_the_places_of_the_events_and_the_present_one() {
+        let text = r#"{"id":"a","kind":"status-poll","account":"contoso","spec":{"product":{"id":"1"},"submission":{"id":"2"}}}"#;
+        let job = Job::decode(text.as_bytes(), || None).unwrap();
+        let hash = job.content_hash();
+        let mut ticket = Ticket::new(job, hash, None, clock::moment());
+        let event = |ticket: &Ticket, name: Name, data: Value| Event::of(ticket, name, 2, clock::moment(), data);
+        let mut events = vec![event(&ticket, Name::Accepted, json!({}))];
+        assert_eq!(calls_in_words(ticket.place, &events), None);
+        events.push(event(&ticket, Name::Progressed, json!({ "done": {} })));
+        assert_eq!(calls_in_words(ticket.place, &events), None, "the package is checked here");
+        ticket = ticket.at_step(Step::CreateProduct);
+        events.push(event(&ticket, Name::Throttled, json!({})));
+        ticket = ticket.next_try(clock::moment());
+        assert_eq!(calls_in_words(ticket.place, &events).as_deref(), Some("1 so far"));
+        ticket = ticket.next_try(clock::moment());
+        events.push(event(&ticket, Name::Progressed, json!({ "done": {} })));
+        assert_eq!(calls_in_words(ticket.place, &events).as_deref(), Some("3 so far"));
+        ticket = ticket.at_step(Step::CreateSubmission).next_try(clock::moment());
+        let told = calls_in_words(ticket.place, &events);
+        assert_eq!(told.as_deref(), Some("4 so far, 1 of them at create-submission"));
     }
 }

@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    context::{Context, account},
+    arguments::{OfAccount, OfProduct},
+    context::Context,
     exit::Exit,
     output::{Column, Form, Paint, Table},
-    stop::Outcome,
+    stop::{Outcome, Stop},
     text::Put as _,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         desk::{self, Desk},
     },
     domain::{
-        ids::{JobKey, ProductId},
+        ids::JobKey,
         service::{Product, Request, Response},
         step::Step,
     },
@@ -46,9 +47,8 @@ enum Verb {
 /// Example: longshore product list --orphans
 #[derive(Debug, Args)]
 struct List {
-    /// The account; may be left out when there is only one
-    #[arg(long, value_name = "NAME")]
-    account: Option<String>,
+    #[command(flatten)]
+    account: OfAccount,
     /// Only products that a job of this home made or adopted, with the job
     #[arg(long)]
     mine: bool,
@@ -62,11 +62,8 @@ struct List {
 /// Example: longshore product show 14300000000000001
 #[derive(Debug, Args)]
 struct Show {
-    /// The product's id
-    product: ProductId,
-    /// The account; may be left out when there is only one
-    #[arg(long, value_name = "NAME")]
-    account: Option<String>,
+    #[command(flatten)]
+    of: OfProduct,
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
@@ -74,11 +71,14 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     match arguments.verb {
         Verb::List(list) => run_list(context, &app, list).await,
         Verb::Show(show) => {
-            let mut desk = Desk::open(&app, account(&app.loaded, show.account.as_deref())?)?;
-            let Response::Product(product) = desk.read(&Request::GetProduct(show.product)).await?.response else {
+            let account = show.of.account.of(&app.loaded)?;
+            let mut desk = Desk::open(&app, account.clone())?;
+            let read = desk.read(&Request::GetProduct(show.of.product)).await;
+            let read = read.map_err(|error| Stop::of_read(error, desk.correlation()))?;
+            let Response::Product(product) = read.response else {
                 return Err(desk::unexpected("getProduct").into());
             };
-            let maker = app.home.owned(&account(&app.loaded, show.account.as_deref())?).await?;
+            let maker = app.home.owned(&account).await?;
             let maker = maker.into_iter().find(|(id, _)| *id == product.id).map(|(_, job)| job);
             print_one(context, &product, maker.as_ref())
         }
@@ -86,12 +86,13 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
 }
 
 async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
-    let account = account(&app.loaded, list.account.as_deref())?;
+    let account = list.account.of(&app.loaded)?;
     let makers: BTreeMap<u64, JobKey> =
         app.home.owned(&account).await?.into_iter().map(|(id, job)| (id.get(), job)).collect();
     let mut desk = Desk::open(app, account)?;
     let mut rows = Vec::new();
-    for product in desk.products().await? {
+    let products = desk.products().await.map_err(|error| Stop::of_read(error, desk.correlation()))?;
+    for product in products {
         let maker = makers.get(&product.id.get()).cloned();
         let view = match &maker {
             Some(job) => app.home.job(job).await?,

@@ -20,7 +20,8 @@ use crate::{
 
 /// Serves the token endpoint, the hardware API and blob storage on loopback, and prints a configuration for it.
 ///
-/// The configuration goes to stdout, or to the file of --write: give it to every other command with --config.
+/// The configuration goes to stdout, or to the file of --write: give it to every other command with --config. It names a
+/// home of its own, which goes with the sandbox unless --data-dir says where it stays.
 /// Faults, clock, journal and verdict are below /_sim/.
 ///
 /// Example: longshore sandbox --write sandbox.toml
@@ -41,7 +42,7 @@ pub(super) struct Arguments {
     /// Answer 429 above so many calls a minute
     #[arg(long, value_name = "NUMBER")]
     calls_per_minute: Option<u32>,
-    /// Keep packages and the account's secret in this folder, not in a temporary one
+    /// Keep packages, the account's secret and the home in this folder, not in a temporary one
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     data_dir: Option<PathBuf>,
     /// Seed of ids and chance [default: 0]
@@ -79,7 +80,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         }
         Stop::input(problem.next("longshore sandbox --help"))
     })?;
-    let overlay = overlay(&sandbox);
+    let overlay = overlay(&sandbox) + &home(&sandbox);
     match &arguments.write {
         Some(file) => {
             std::fs::write(file, overlay)
@@ -93,6 +94,9 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         sandbox.address(),
         sandbox.url()
     ));
+    if let Some(file) = &arguments.write {
+        context.remark(&format!("next           longshore --config {} doctor", file.display()));
+    }
     signals.stop.cancelled().await;
     sandbox.stop().await;
     Ok(Exit::Done)
@@ -105,6 +109,15 @@ pub(super) fn overlay(sandbox: &Sandbox) -> String {
         config::SANDBOX.trim_end(),
         sandbox.overlay()
     )
+}
+
+/// A home of its own: its jobs are not to lie among those of the real service, where a worker without this configuration
+/// would set them aside, and the next sandbox gives the same ids to other things.
+fn home(sandbox: &Sandbox) -> String {
+    let folder = std::path::absolute(sandbox.folder()).unwrap_or_else(|_| sandbox.folder().to_owned());
+    let folder = folder.join(format!("home-{}", sandbox.address().port()));
+    let quoted = serde_json::Value::from(folder.display().to_string());
+    format!("\n# Jobs of this sandbox, apart from those of the real service.\n\n[home]\ndata_dir = {quoted}\n")
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use serde_json::json;
 use url::Url;
 
 use super::{
-    context::{Context, account},
+    arguments::OfAccount,
+    context::Context,
     intake::{self, Text},
     output::Problem,
     preflight,
@@ -22,7 +23,7 @@ use crate::{
     clock,
     domain::{
         ids::{AccountName, Sha256},
-        job::PackageSpec,
+        job::{Deadline, PackageSpec},
     },
 };
 
@@ -44,9 +45,8 @@ pub(super) struct Arguments {
     /// An operating-system code to sign for; may be repeated
     #[arg(long = "os", value_name = "CODE", required = true)]
     os: Vec<String>,
-    /// The account; may be left out when there is only one
-    #[arg(long, value_name = "NAME")]
-    account: Option<String>,
+    #[command(flatten)]
+    account: OfAccount,
     /// Test harness: attestation, hlk or hck; from the file's name when it is left out
     #[arg(long, value_name = "HARNESS")]
     harness: Option<String>,
@@ -57,7 +57,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FOLDER", default_value = "signed", value_hint = clap::ValueHint::DirPath)]
     out: PathBuf,
     /// How long it may take
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = deadline)]
     deadline: Option<String>,
     /// Make another job of the same content
     #[arg(long)]
@@ -67,9 +67,13 @@ pub(super) struct Arguments {
     no_wait: bool,
 }
 
+fn deadline(text: &str) -> Result<String, String> {
+    text.parse::<Deadline>().map(|_| text.to_owned())
+}
+
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
     let app = context.open()?;
-    let account = account(&app.loaded, arguments.account.as_deref())?;
+    let account = arguments.account.of(&app.loaded)?;
     let mut names = BTreeSet::new();
     let mut jobs = Vec::new();
     for file in &arguments.files {

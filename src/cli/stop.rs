@@ -6,8 +6,11 @@ use super::{
 };
 use crate::{
     app::{self, desk::DeskError},
-    config,
-    domain::failure::{Cause, Failure, Kind},
+    clock, config,
+    domain::{
+        failure::{Cause, Failure, Kind},
+        ids::CorrelationId,
+    },
     embedded,
     engine::ports::SignIn,
 };
@@ -116,6 +119,20 @@ impl From<DeskError> for Stop {
             DeskError::Call(failure) => failure.into(),
             DeskError::Home(error) => error.into(),
         }
+    }
+}
+
+impl Stop {
+    /// A read for a person that failed, with what names it to Microsoft's support.
+    pub(super) fn of_read(error: DeskError, correlation: CorrelationId) -> Self {
+        let is_call = matches!(error, DeskError::Call(_));
+        let mut stop = Self::from(error);
+        if is_call && let Some(problem) = &mut stop.problem {
+            let more = problem.trace.take().map(|more| format!(", {more}")).unwrap_or_default();
+            problem.trace =
+                Some(format!("correlation id {}{more}, {}", correlation.0, clock::now().strftime("%F %T UTC")));
+        }
+        stop
     }
 }
 

@@ -4,16 +4,17 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    context::{Context, account},
+    arguments::OfProduct,
+    context::Context,
     exit::Exit,
     output::{Column, Form, Paint, Table},
-    stop::Outcome,
+    stop::{Outcome, Stop},
     text::Put as _,
 };
 use crate::{
     app::desk::{self, Desk},
     domain::{
-        ids::{ProductId, SubmissionId},
+        ids::SubmissionId,
         service::{Request, Response, Submission},
     },
 };
@@ -39,11 +40,8 @@ enum Verb {
 /// Example: longshore submission list 14300000000000001
 #[derive(Debug, Args)]
 struct List {
-    /// The product's id
-    product: ProductId,
-    /// The account; may be left out when there is only one
-    #[arg(long, value_name = "NAME")]
-    account: Option<String>,
+    #[command(flatten)]
+    of: OfProduct,
 }
 
 /// Shows one submission and where its workflow stands.
@@ -51,27 +49,27 @@ struct List {
 /// Example: longshore submission show 14300000000000001 1152921504606846977
 #[derive(Debug, Args)]
 struct Show {
-    /// The product's id
-    product: ProductId,
+    #[command(flatten)]
+    of: OfProduct,
     /// The submission's id
     submission: SubmissionId,
-    /// The account; may be left out when there is only one
-    #[arg(long, value_name = "NAME")]
-    account: Option<String>,
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
     let app = context.open()?;
     match arguments.verb {
         Verb::List(list) => {
-            let mut desk = Desk::open(&app, account(&app.loaded, list.account.as_deref())?)?;
-            let submissions = desk.submissions(list.product).await?;
+            let mut desk = Desk::open(&app, list.of.account.of(&app.loaded)?)?;
+            let submissions = desk.submissions(list.of.product).await;
+            let submissions = submissions.map_err(|error| Stop::of_read(error, desk.correlation()))?;
             print_all(context, &submissions)
         }
         Verb::Show(show) => {
-            let mut desk = Desk::open(&app, account(&app.loaded, show.account.as_deref())?)?;
-            let request = Request::GetSubmission { product: show.product, submission: show.submission };
-            let Response::Submission(submission) = desk.read(&request).await?.response else {
+            let mut desk = Desk::open(&app, show.of.account.of(&app.loaded)?)?;
+            let request = Request::GetSubmission { product: show.of.product, submission: show.submission };
+            let read = desk.read(&request).await;
+            let read = read.map_err(|error| Stop::of_read(error, desk.correlation()))?;
+            let Response::Submission(submission) = read.response else {
                 return Err(desk::unexpected(request.operation()).into());
             };
             print_one(context, &submission)

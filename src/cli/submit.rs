@@ -97,7 +97,7 @@ pub(super) async fn hand_in(
     if wishes.wait {
         return wait(context, app, items).await;
     }
-    if items.iter().any(|item| matches!(item, Item::Accepted { .. })) && app.home.workers().await?.is_empty() {
+    if items.iter().any(|item| matches!(item, Item::Accepted { .. })) && !has_worker(app).await? {
         context.remark("no worker is running on this home; start one with: longshore worker");
     }
     let codes = items.iter().map(|item| match item {
@@ -106,6 +106,11 @@ pub(super) async fn hand_in(
         Item::Checked(_) | Item::Accepted { .. } => Exit::Done,
     });
     Ok(summed(&codes.collect::<Vec<_>>()))
+}
+
+/// Is a worker running that takes whatever comes? Those that others' `sign` and `submit --wait` run work their own jobs only.
+pub(super) async fn has_worker(app: &App) -> Result<bool, Stop> {
+    Ok(app.home.workers().await?.iter().any(|worker| !worker.is_restricted))
 }
 
 /// One job: its own code. Several: 1 when some did not go well.
@@ -323,10 +328,10 @@ pub(super) async fn say_detached(context: &Context, app: &App, watch: &Watch) ->
     let jobs = watch.open(&app.home).await?;
     let names: Vec<&str> = jobs.iter().map(|key| key.id.as_str()).collect();
     let (Some(first), false) = (names.first(), names.is_empty()) else { return Ok(()) };
-    let goes_on = if app.home.workers().await?.is_empty() {
-        "it waits in the home's file, since no worker is running, and goes on with"
-    } else {
+    let goes_on = if has_worker(app).await? {
         "a worker goes on with it; to see more"
+    } else {
+        "it waits in the home's file, since no worker is running, and goes on with"
     };
     context.remark(&format!(
         "left {}; nothing is cancelled or lost; {goes_on}: longshore job watch {first}",

@@ -24,7 +24,8 @@ use crate::{
         event::{Event, Name},
         ids::JobKey,
         step::Step,
-        ticket::StepResult,
+        ticket::{SignInRefused, StepResult},
+        time::Moment,
     },
     embedded::{Embedded, EventFilter, JobView, State, Transfer},
 };
@@ -48,15 +49,25 @@ pub(super) enum Left {
 /// Jobs and what was seen of them.
 pub(super) struct Watch {
     keys: BTreeSet<JobKey>,
-    after: u64,
+    /// The last event that was read; none before the first reading.
+    after: Option<u64>,
     seen: BTreeMap<JobKey, Vec<Event>>,
-    refused: BTreeSet<JobKey>,
+    /// When we began: a refusal of sign-in before is shown, but does not end the following.
+    since: Moment,
+    /// Jobs whose sign-in was refused since.
+    refused: BTreeMap<JobKey, SignInRefused>,
 }
 
 impl Watch {
     /// Follows these jobs, what has happened so far included.
     pub(super) fn new(keys: impl IntoIterator<Item = JobKey>) -> Self {
-        Self { keys: keys.into_iter().collect(), after: 0, seen: BTreeMap::new(), refused: BTreeSet::new() }
+        Self {
+            keys: keys.into_iter().collect(),
+            after: None,
+            seen: BTreeMap::new(),
+            since: Moment::default(),
+            refused: BTreeMap::new(),
+        }
     }
 
     /// Events of a job so far, oldest first.
@@ -80,45 +91,77 @@ impl Watch {
         Ok(open)
     }
 
-    /// Why sign-in is refused, as the job's last word tells.
+    /// Whoever follows wants the jobs tried now: those that wait for sign-in alone come at once, and only what is refused
+    /// from now on counts.
+    async fn begin(&mut self, home: &Embedded) -> Result<(), Stop> {
+        self.since = home.now().await?;
+        for key in &self.keys {
+            home.wake_signed_in(key).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes whether the job waits because its sign-in was refused since we began.
+    fn look(&mut self, view: &JobView) {
+        let refused = view.ticket.as_ref().and_then(|ticket| ticket.sign_in.as_ref());
+        match refused.filter(|refused| refused.at > self.since && !view.state().is_end()) {
+            Some(refused) => self.refused.insert(view.summary.key.clone(), refused.clone()),
+            None => self.refused.remove(&view.summary.key),
+        };
+    }
+
+    /// Why sign-in is refused, as the job's ticket tells.
     pub(super) fn sign_in_error(&self, job: &JobKey) -> Option<JobError> {
-        let event = self.events(job).iter().rfind(|event| event.data.get("sign_in").is_some())?;
-        let text = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        let refused = self.refused.get(job)?;
         Some(JobError {
             code: "sign-in".to_owned(),
-            message: text("message"),
+            message: refused.message.clone(),
             http_status: None,
             correlation_id: Some(job.correlation_id()),
-            next_step: text("next"),
+            next_step: refused.next.clone(),
             retryable: false,
         })
     }
 
-    /// What happened since the last time.
+    /// What happened since the last time; at first, all that has ever happened to these jobs.
     pub(super) async fn news(&mut self, home: &Embedded) -> Result<Vec<Event>, Stop> {
+        let Some(after) = self.after else { return self.past(home).await };
         let only = if self.keys.len() == 1 { self.keys.first().cloned() } else { None };
-        let mut news = Vec::new();
-        loop {
-            let page = home.events(self.after, EventFilter { job: only.clone(), ..EventFilter::default() }).await?;
-            let Some((last, _)) = page.last() else { return Ok(news) };
-            self.after = *last;
-            for (_, event) in page {
-                if self.keys.contains(&event.job) {
-                    self.note(&event);
-                    news.push(event);
-                }
-            }
-        }
+        let news = read(home, after, only).await?;
+        self.after = news.last().map_or(self.after, |(number, _)| Some(*number));
+        Ok(self.noted(news))
     }
 
-    fn note(&mut self, event: &Event) {
-        let is_refused = event.name == Name::Stuck && event.data.get("sign_in").is_some_and(|word| word == "refused");
-        if is_refused {
-            self.refused.insert(event.job.clone());
-        } else {
-            self.refused.remove(&event.job);
+    /// Job by job, so that the events of all others are not read; from here on everybody's are, to see what is new.
+    async fn past(&mut self, home: &Embedded) -> Result<Vec<Event>, Stop> {
+        let last = home.last_event().await?;
+        let mut past = Vec::new();
+        for key in &self.keys {
+            past.extend(read(home, 0, Some(key.clone())).await?);
         }
-        self.seen.entry(event.job.clone()).or_default().push(event.clone());
+        past.retain(|(number, _)| *number <= last);
+        past.sort_by_key(|(number, _)| *number);
+        self.after = Some(last);
+        Ok(self.noted(past))
+    }
+
+    fn noted(&mut self, mut events: Vec<(u64, Event)>) -> Vec<Event> {
+        events.retain(|(_, event)| self.keys.contains(&event.job));
+        for (_, event) in &events {
+            self.seen.entry(event.job.clone()).or_default().push(event.clone());
+        }
+        events.into_iter().map(|(_, event)| event).collect()
+    }
+}
+
+/// All events behind this number, of one job or of all.
+async fn read(home: &Embedded, mut after: u64, job: Option<JobKey>) -> Result<Vec<(u64, Event)>, Stop> {
+    let mut events = Vec::new();
+    loop {
+        let page = home.events(after, EventFilter { job: job.clone(), ..EventFilter::default() }).await?;
+        let Some((last, _)) = page.last() else { return Ok(events) };
+        after = *last;
+        events.extend(page);
     }
 }
 
@@ -149,6 +192,7 @@ pub(super) async fn work_for(app: &App, job: &JobKey, longest: Duration) -> Resu
 
 /// Works the jobs in this process, beside any other worker, and follows them to their ends.
 pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mut Watch) -> Result<Left, Stop> {
+    watch.begin(&app.home).await?;
     let crew = app.worker()?;
     crew.restrict_to(&watch.keys);
     let signals = Signals::listen();
@@ -185,9 +229,10 @@ async fn follow(context: &mut Context, app: &App, watch: &mut Watch, signals: &S
         }
         let now = clock::moment();
         let (mut open, mut is_late) = (0, true);
-        for key in &watch.keys {
-            let Some(view) = app.home.job(key).await? else { continue };
+        for key in watch.keys.clone() {
+            let Some(view) = app.home.job(&key).await? else { continue };
             screen.look(&view);
+            watch.look(&view);
             if !view.state().is_end() {
                 open += 1;
                 is_late &= view.summary.deadline.is_some_and(|deadline| now > deadline.max(begun).after(grace));
@@ -396,5 +441,62 @@ fn completed(event: &Event) -> String {
         0 => "completed".to_owned(),
         1 => "signed, downloaded, verified".to_owned(),
         count => format!("signed, {count} files downloaded, verified"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{job::Job, ticket::Ticket},
+        embedded::Options,
+    };
+
+    fn ticket(id: &str) -> Ticket {
+        let text = format!(
+            r#"{{"id":"{id}","kind":"status-poll","account":"contoso","spec":{{"product":{{"id":"1"}},"submission":{{"id":"2"}}}}}}"#
+        );
+        let job = Job::decode(text.as_bytes(), || None).unwrap();
+        let hash = job.content_hash();
+        Ticket::new(job, hash, None, clock::moment())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn several_jobs_are_followed_from_their_beginnings_and_others_are_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Embedded::open(Options::new(folder.path())).unwrap();
+        for id in ["c", "other", "a"] {
+            home.accept(ticket(id)).await.unwrap();
+        }
+        let mut watch = Watch::new(["a", "c", "late"].map(|id| ticket(id).key()));
+        let mut news = async || -> Vec<String> {
+            let news = watch.news(&home).await.unwrap_or_default();
+            news.iter().map(|event| event.job.id.to_string()).collect()
+        };
+        assert_eq!(news().await, ["c", "a"], "as they happened");
+        assert!(news().await.is_empty());
+        home.accept(ticket("other-too")).await.unwrap();
+        home.accept(ticket("late")).await.unwrap();
+        assert_eq!(news().await, ["late"]);
+        assert!(news().await.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_a_refusal_of_sign_in_that_is_newer_than_the_command_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Embedded::open(Options::new(folder.path())).unwrap();
+        home.accept(ticket("a")).await.unwrap();
+        let mut watch = Watch::new([ticket("a").key()]);
+        assert!(watch.begin(&home).await.is_ok());
+        let mut view = home.job(&ticket("a").key()).await.unwrap().unwrap();
+        for (at, is_counted) in [(watch.since, false), (watch.since.after(Duration::from_millis(1)), true)] {
+            let refused = SignInRefused { at, message: "no".to_owned(), next: "mend it".to_owned() };
+            view.ticket.as_mut().unwrap().sign_in = Some(refused);
+            watch.look(&view);
+            assert_eq!(watch.sign_in_error(&view.summary.key).is_some(), is_counted);
+        }
+        view.ticket.as_mut().unwrap().sign_in = None;
+        watch.look(&view);
+        assert!(watch.refused.is_empty(), "it goes on");
     }
 }

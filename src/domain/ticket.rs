@@ -51,6 +51,9 @@ pub struct Ticket {
     /// Not to be touched before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Moment>,
+    /// It was parked because sign-in is refused, and waits for nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_in: Option<SignInRefused>,
     /// What happened lately, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Note>,
@@ -79,6 +82,7 @@ impl Ticket {
             refusals: 0,
             suspect: false,
             due: None,
+            sign_in: None,
             history: Vec::new(),
             rest: Map::new(),
         }
@@ -106,6 +110,7 @@ impl Ticket {
     #[must_use]
     pub fn parked(mut self, due: Moment) -> Self {
         self.due = Some(due);
+        self.sign_in = None;
         self
     }
 
@@ -115,6 +120,7 @@ impl Ticket {
         self.place = self.place.next_try();
         self.refusals = 0;
         self.due = Some(due);
+        self.sign_in = None;
         self
     }
 
@@ -125,6 +131,7 @@ impl Ticket {
         self.attempts = 0;
         self.refusals = 0;
         self.due = None;
+        self.sign_in = None;
         self
     }
 
@@ -138,6 +145,7 @@ impl Ticket {
         self.refusals = 0;
         self.suspect = false;
         self.due = None;
+        self.sign_in = None;
         if self.deadline <= now || self.job.deadline.is_none() {
             self.deadline = now.after(span);
         }
@@ -157,6 +165,17 @@ impl Ticket {
         let excess = self.history.len().saturating_sub(HISTORY);
         self.history.drain(..excess);
     }
+}
+
+/// Why a ticket waits for sign-in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignInRefused {
+    /// When it was refused, by the memory's clock.
+    pub at: Moment,
+    /// What the endpoint said, in words without secrets.
+    pub message: String,
+    /// What a person does next.
+    pub next: String,
 }
 
 /// One line of a ticket's history.

@@ -158,6 +158,11 @@ impl Fault {
 
 fn of_sqlite(file: PathBuf, error: &rusqlite::Error) -> Error {
     let why = error.to_string();
+    // On a full disk the file that the processes share beside it cannot grow either, and SQLite calls that an I/O error.
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+        return Error::Full { file, why };
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Damaged { file, why },
         Some(ErrorCode::DiskFull) => Error::Full { file, why },

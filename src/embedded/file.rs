@@ -67,6 +67,12 @@ impl Shared {
         Ok(Arc::new(Self { options, file, workers, changed: Notify::new(), transfers: Mutex::default() }))
     }
 
+    /// The accounts that workers of this home know, as a JSON list; none: all.
+    pub(super) fn known_accounts(&self) -> Option<String> {
+        let names = self.options.accounts.as_ref()?.iter().map(ToString::to_string);
+        Some(serde_json::Value::from(names.collect::<Vec<_>>()).to_string())
+    }
+
     /// A connection with everything set that is set per connection.
     pub(super) fn connect(&self) -> Result<Connection, Error> {
         self.try_connect().map_err(|fault| fault.at(&self.file))

@@ -229,7 +229,11 @@ pub(super) fn parse_key(text: &str) -> Option<JobKey> {
     Some(JobKey { account: AccountName::parse(account).ok()?, id: JobId::parse(id).ok()? })
 }
 
-const LIST: &str = "
+/// What is shown of the jobs that pass a filter, newest first.
+macro_rules! summaries {
+    ($filter:literal, $rest:literal) => {
+        concat!(
+            "
 WITH seen AS (
     SELECT j.*,
            CASE
@@ -241,34 +245,39 @@ WITH seen AS (
                ELSE 'accepted'
            END AS state
       FROM jobs j
-     WHERE (:job IS NULL OR j.job = :job)
-       AND (:account IS NULL OR j.account = :account)
+     WHERE ",
+            $filter,
+            "
+)
+SELECT job, kind, labels, state, generation, step, try, accepted_at, deadline, touched_at, ended_at, product_id,
+       submission_id, (SELECT min(m.due) FROM messages m WHERE m.job = seen.job AND m.taken_by IS NULL) AS next_due
+  FROM seen ",
+            $rest
+        )
+    };
+}
+
+const ONE: &str = summaries!("j.job = :job", "");
+
+const LIST: &str = summaries!(
+    "(:account IS NULL OR j.account = :account)
        AND (:kind IS NULL OR j.kind = :kind)
        AND (:before_at IS NULL OR (j.accepted_at, j.job) < (:before_at, :before_job))
        AND (:text IS NULL OR instr(lower(j.job || ' ' || j.labels || ' ' || coalesce(j.product_id, '') || ' '
                                          || coalesce(j.submission_id, '')), lower(:text)) > 0)
-       AND (:label IS NULL OR EXISTS (SELECT 1 FROM json_each(j.labels) l WHERE l.key = :label AND l.value = :value))
-)
-SELECT job, kind, labels, state, generation, step, try, accepted_at, deadline, touched_at, ended_at, product_id,
-       submission_id, (SELECT min(m.due) FROM messages m WHERE m.job = seen.job AND m.taken_by IS NULL) AS next_due
-  FROM seen
+       AND (:label IS NULL OR EXISTS (SELECT 1 FROM json_each(j.labels) l WHERE l.key = :label AND l.value = :value))",
+    "
  WHERE (:state IS NULL OR state = :state)
  ORDER BY accepted_at DESC, job DESC
- LIMIT :limit";
+ LIMIT :limit"
+);
 
 /// The jobs that pass the filter, newest first.
-fn list(
-    connection: &Connection,
-    shared: &Shared,
-    job: Option<&JobKey>,
-    filter: &JobFilter,
-) -> Result<Vec<JobSummary>, Fault> {
-    let alive: Vec<String> = alive(connection, shared)?.into_iter().map(|id| format!("{id:032X}")).collect();
+fn list(connection: &Connection, shared: &Shared, filter: &JobFilter) -> Result<Vec<JobSummary>, Fault> {
     let mut statement = connection.prepare_cached(LIST)?;
     let rows = statement.query_map(
         named_params! {
-            ":alive": serde_json::Value::from(alive).to_string(),
-            ":job": job.map(ToString::to_string),
+            ":alive": alive_list(connection, shared)?,
             ":account": filter.account.as_ref().map(AccountName::as_str),
             ":kind": filter.kind.map(Kind::name),
             ":before_at": filter.before.as_ref().map(|(at, _)| at.as_millis()),
@@ -283,6 +292,30 @@ fn list(
     )?;
     rows.map(|row| row?).collect()
 }
+
+/// What a list shows of one job.
+fn one(connection: &Connection, shared: &Shared, job: &JobKey) -> Result<Option<JobSummary>, Fault> {
+    let mut statement = connection.prepare_cached(ONE)?;
+    let alive = alive_list(connection, shared)?;
+    let found = statement.query_row(named_params! { ":alive": alive, ":job": job.to_string() }, |row| Ok(summary(row)));
+    found.optional()?.transpose()
+}
+
+/// The ids of all workers that live, for SQL.
+fn alive_list(connection: &Connection, shared: &Shared) -> Result<String, Fault> {
+    let alive: Vec<String> = alive(connection, shared)?.into_iter().map(|id| format!("{id:032X}")).collect();
+    Ok(serde_json::Value::from(alive).to_string())
+}
+
+/// All accounts that have jobs, one step of the index each, and the job of this id in each.
+const NAMED: &str = "
+WITH RECURSIVE present (account) AS (
+    SELECT min(account) FROM jobs
+    UNION ALL
+    SELECT (SELECT min(j.account) FROM jobs j WHERE j.account > present.account)
+      FROM present WHERE present.account IS NOT NULL
+)
+SELECT j.job FROM present CROSS JOIN jobs j ON j.job = present.account || '/' || ?1 ORDER BY present.account";
 
 fn summary(row: &Row<'_>) -> Result<JobSummary, Fault> {
     let unreadable = |why: String| Fault::Unreadable { what: "job", why };
@@ -331,7 +364,7 @@ pub(super) fn queued(connection: &Connection, job: &JobKey) -> Result<Option<Tic
 
 /// All that is known of one job.
 pub(super) fn view(connection: &Connection, shared: &Shared, job: &JobKey) -> Result<Option<JobView>, Fault> {
-    let Some(summary) = list(connection, shared, Some(job), &JobFilter::default())?.pop() else { return Ok(None) };
+    let Some(summary) = one(connection, shared, job)? else { return Ok(None) };
     let key = job.to_string();
     let (hash, wish_at): (String, Option<i64>) = connection
         .prepare_cached("SELECT hash, wish_at FROM jobs WHERE job = ?1")?
@@ -376,7 +409,21 @@ impl Embedded {
     /// # Errors
     /// [`Error`].
     pub async fn jobs(&self, filter: JobFilter) -> Result<Vec<JobSummary>, Error> {
-        self.page(move |connection, shared| list(connection, shared, None, &filter)).await
+        self.page(move |connection, shared| list(connection, shared, &filter)).await
+    }
+
+    /// The jobs of this id, of whatever accounts.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn named(&self, id: &JobId) -> Result<Vec<JobKey>, Error> {
+        let id = id.to_string();
+        self.page(move |connection, _| {
+            let mut statement = connection.prepare_cached(NAMED)?;
+            let keys = statement.query_map([id], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+            Ok(keys.iter().filter_map(|key| parse_key(key)).collect())
+        })
+        .await
     }
 
     /// All that is known of one job; none when nobody knows it.
@@ -392,6 +439,20 @@ impl Embedded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embedded::schema;
+
+    #[test]
+    fn one_job_is_looked_up_and_not_searched_for() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        let plan = schema::plan(&connection, ONE);
+        assert!(plan.iter().any(|line| line.starts_with("SEARCH j ") && line.contains("(job=?)")), "{plan:#?}");
+        assert!(plan.iter().filter(|line| line.contains(" m ")).all(|line| line.contains("(job=?")), "{plan:#?}");
+        let plan = schema::plan(&connection, NAMED);
+        assert!(plan.iter().any(|line| line.starts_with("SEARCH j ") && line.contains("(job=?)")), "{plan:#?}");
+        let reads = |line: &&String| line.starts_with("SCAN j ") || line.starts_with("SCAN jobs");
+        assert!(!plan.iter().any(|line| reads(&line)), "{plan:#?}");
+    }
 
     #[test]
     fn states_read_as_they_are_written() {

@@ -38,10 +38,24 @@ impl UnderWay {
     }
 
     /// Is somebody else, who lives, reading it? The job itself on another worker is nobody else: it has moved here.
-    fn is_read_by_another(&self, book: &Book<'_>, reader: &Reader) -> bool {
-        let (Some(job), Some(worker), Some(until)) = (&self.job, self.worker, self.until) else { return false };
-        *job != reader.job && book.now < until && locks::lives(&book.shared.workers, u128::from_be_bytes(worker))
+    fn is_read_by_another(&self, book: &Book<'_>, reader: &Reader) -> Result<bool, Fault> {
+        let (Some(job), Some(worker), Some(until)) = (&self.job, self.worker, self.until) else { return Ok(false) };
+        let lives = || locks::lives(&book.shared.workers, u128::from_be_bytes(worker));
+        Ok(*job != reader.job && book.now < until && lives() && !has_left(book, job, worker)?)
     }
+}
+
+/// Has the worker let go of the job that reads, by a panic for instance, without a word about the listing? Then the job has
+/// ended, or its ticket waits for the next one who takes it.
+fn has_left(book: &Book<'_>, job: &str, worker: [u8; 16]) -> Result<bool, Fault> {
+    Ok(book
+        .tx
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE job = ?1 AND ended IS NOT NULL)
+                 OR (EXISTS (SELECT 1 FROM messages WHERE job = ?1)
+                     AND NOT EXISTS (SELECT 1 FROM messages WHERE job = ?1 AND taken_by = ?2))",
+        )?
+        .query_row((job, worker), |row| row.get(0))?)
 }
 
 fn under_way(book: &Book<'_>, account: &str) -> Result<Option<UnderWay>, Fault> {
@@ -81,7 +95,9 @@ fn join(book: &Book<'_>, reader: &Reader, not_before: Moment) -> Result<Listing,
         return Ok(Listing::Whole { is_complete });
     }
     let known = under_way(book, &reader.account)?;
-    if known.as_ref().is_some_and(|known| known.is_read_by_another(book, reader)) {
+    if let Some(known) = &known
+        && known.is_read_by_another(book, reader)?
+    {
         return Ok(Listing::Read);
     }
     match known {

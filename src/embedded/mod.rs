@@ -35,7 +35,12 @@ mod turns;
 mod views;
 mod worker;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use rusqlite::Connection;
 
@@ -74,11 +79,15 @@ pub struct Options {
     pub retention_batch: u32,
     /// What each account is allowed; one that is missing here has the defaults.
     pub limits: BTreeMap<AccountName, Limits>,
+    /// The accounts that workers of this home know: tickets of others go to workers that know them, while there are any.
+    /// None: all accounts.
+    pub accounts: Option<BTreeSet<AccountName>>,
     /// How long a turn lasts at most, counted from its stamp, else from its taking.
     pub turn_for: Duration,
     /// How long a whole listing may be read.
     pub listing_for: Duration,
-    /// How long the right to read on lasts without a page.
+    /// How long the right to read on lasts without a page: longer than any page takes, its waits for a permit included. It
+    /// is over sooner when its worker dies, or lets go of the job.
     pub listing_lease: Duration,
     /// So many failures of one page in a row make a listing one that cannot be read to its end.
     pub page_failures: u32,
@@ -104,9 +113,10 @@ impl Options {
             retention: Duration::from_hours(30 * 24),
             retention_batch: 200,
             limits: BTreeMap::new(),
+            accounts: None,
             turn_for: Duration::from_mins(20),
             listing_for: Duration::from_mins(10),
-            listing_lease: Duration::from_mins(1),
+            listing_lease: Duration::from_secs(2_280),
             page_failures: 5,
             control_for: Duration::from_hours(7 * 24),
             sweep: Duration::from_millis(50),

@@ -2,6 +2,9 @@
 //!
 //! A message is taken by a worker until it is settled; a [`Delivery`] that is dropped instead gives it back. It is found by
 //! a look every 50 ms, or at once when this process has written something that may be due.
+//!
+//! Workers of several configurations may share the file. A worker is given messages of the accounts that it knows, messages
+//! without an account, and those of accounts that no other worker knows: somebody has to say so of a job in the end.
 
 use std::{
     fmt,
@@ -30,6 +33,8 @@ pub struct Delivery {
     pub(super) worker: u128,
     /// How often the message was given out, this time included: names the taking.
     pub(super) taken: i64,
+    /// When it was given out.
+    pub(super) taken_at: Moment,
     pub(super) source: Source,
     returns: Option<Arc<Returns>>,
     was_seen: bool,
@@ -169,52 +174,80 @@ pub(super) fn put_ticket(book: &Book<'_>, origin: Origin, ticket: &Ticket) -> Re
     )
 }
 
+/// The accounts that have messages of which this worker may be given some: those that it knows, and those that nobody knows
+/// who works whatever comes. What they are called is read from the index, one step for each.
+const SERVED: &str = "
+WITH RECURSIVE present (account) AS (
+    SELECT min(account) FROM messages WHERE account IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(m.account) FROM messages m WHERE m.account > present.account)
+      FROM present WHERE present.account IS NOT NULL
+)
+SELECT account FROM present
+ WHERE account IS NOT NULL
+   AND (:known IS NULL
+        OR account IN (SELECT value FROM json_each(:known))
+        OR NOT EXISTS (SELECT 1 FROM workers w
+                        WHERE w.id <> :worker AND w.is_restricted = 0
+                          AND (w.accounts IS NULL OR present.account IN (SELECT value FROM json_each(w.accounts)))))";
+
+/// The list of these accounts as JSON, led by the null that stands for messages without one.
+fn served(connection: &Connection, shared: &Shared, worker: u128) -> Result<String, Fault> {
+    let mut statement = connection.prepare_cached(SERVED)?;
+    let known = shared.known_accounts();
+    let names = statement
+        .query_map(named_params! { ":known": known, ":worker": worker.to_be_bytes() }, |row| row.get::<_, String>(0))?;
+    let mut list = vec![serde_json::Value::Null];
+    for name in names {
+        list.push(name?.into());
+    }
+    Ok(serde_json::Value::from(list).to_string())
+}
+
+const NEXT_DUE: &str = "
+SELECT min((SELECT due FROM messages
+             WHERE lane = ?1 AND taken_by IS NULL AND account IS k.value AND bulk = b.value ORDER BY due LIMIT 1))
+  FROM json_each(?2) k CROSS JOIN json_each('[0, 1]') b";
+
+const NEXT_DUE_OF_JOBS: &str = "
+SELECT min(m.due) FROM json_each(?3) k CROSS JOIN messages m ON m.job = k.value
+ WHERE m.lane = ?1 AND m.taken_by IS NULL
+   AND (m.account IS NULL OR m.account IN (SELECT value FROM json_each(?2)))";
+
 /// When the next message of a lane is due; interactive and bulk alike.
-fn next_due(connection: &Connection, lane: Kind, only: Option<&str>) -> Result<Option<Moment>, Fault> {
+fn next_due(connection: &Connection, lane: Kind, served: &str, only: Option<&str>) -> Result<Option<Moment>, Fault> {
     let due: Option<i64> = match only {
-        None => connection
-            .prepare_cached(
-                "SELECT min(due) FROM (
-                     SELECT * FROM (SELECT due FROM messages WHERE lane = ?1 AND taken_by IS NULL AND bulk = 0
-                                    ORDER BY due LIMIT 1)
-                     UNION ALL
-                     SELECT * FROM (SELECT due FROM messages WHERE lane = ?1 AND taken_by IS NULL AND bulk = 1
-                                    ORDER BY due LIMIT 1))",
-            )?
-            .query_row([lane.name()], |row| row.get(0))?,
-        Some(jobs) => connection
-            .prepare_cached(
-                "SELECT min(m.due) FROM json_each(?2) k CROSS JOIN messages m ON m.job = k.value
-                  WHERE m.lane = ?1 AND m.taken_by IS NULL",
-            )?
-            .query_row((lane.name(), jobs), |row| row.get(0))?,
+        None => connection.prepare_cached(NEXT_DUE)?.query_row((lane.name(), served), |row| row.get(0))?,
+        Some(jobs) => {
+            connection.prepare_cached(NEXT_DUE_OF_JOBS)?.query_row((lane.name(), served, jobs), |row| row.get(0))?
+        }
     };
     Ok(due.map(Moment::from_millis))
 }
 
+const NEXT: &str = "
+SELECT m.id FROM json_each(?2) k
+  CROSS JOIN messages m ON m.id = (
+      SELECT id FROM messages
+       WHERE lane = ?1 AND taken_by IS NULL AND account IS k.value AND bulk = ?4 AND due <= ?3 ORDER BY due, id LIMIT 1)
+ ORDER BY m.due, m.id LIMIT 1";
+
+const NEXT_OF_JOBS: &str = "
+SELECT m.id FROM json_each(?4) k CROSS JOIN messages m ON m.job = k.value
+ WHERE m.lane = ?1 AND m.taken_by IS NULL AND m.due <= ?3
+   AND (m.account IS NULL OR m.account IN (SELECT value FROM json_each(?2)))
+ ORDER BY m.bulk, m.due, m.id LIMIT 1";
+
 /// The message that is to be given out next: interactive before bulk, in order of due.
-fn next(book: &Book<'_>, lane: Kind, only: Option<&str>) -> Result<Option<i64>, Fault> {
+fn next(book: &Book<'_>, lane: Kind, served: &str, only: Option<&str>) -> Result<Option<i64>, Fault> {
     let now = book.now.as_millis();
     if let Some(jobs) = only {
-        let found = book
-            .tx
-            .prepare_cached(
-                "SELECT m.id FROM json_each(?3) k CROSS JOIN messages m ON m.job = k.value
-                  WHERE m.lane = ?1 AND m.taken_by IS NULL AND m.due <= ?2 ORDER BY m.bulk, m.due, m.id LIMIT 1",
-            )?
-            .query_row((lane.name(), now, jobs), |row| row.get(0))
-            .optional()?;
-        return Ok(found);
+        let mut statement = book.tx.prepare_cached(NEXT_OF_JOBS)?;
+        return Ok(statement.query_row((lane.name(), served, now, jobs), |row| row.get(0)).optional()?);
     }
     for bulk in [false, true] {
-        let found = book
-            .tx
-            .prepare_cached(
-                "SELECT id FROM messages WHERE lane = ?1 AND taken_by IS NULL AND bulk = ?2 AND due <= ?3
-                  ORDER BY due, id LIMIT 1",
-            )?
-            .query_row((lane.name(), bulk, now), |row| row.get(0))
-            .optional()?;
+        let mut statement = book.tx.prepare_cached(NEXT)?;
+        let found = statement.query_row((lane.name(), served, now, bulk), |row| row.get(0)).optional()?;
         if found.is_some() {
             return Ok(found);
         }
@@ -244,7 +277,8 @@ fn take(
     only: Option<&str>,
 ) -> Result<Option<Received<Delivery>>, Fault> {
     assert_listed(book.tx, book.shared, worker)?;
-    while let Some(id) = next(book, lane, only)? {
+    let served = served(book.tx, book.shared, worker)?;
+    while let Some(id) = next(book, lane, &served, only)? {
         let row = book
             .tx
             .prepare_cached(
@@ -261,7 +295,7 @@ fn take(
         }
         let returns = Some(Arc::clone(returns));
         return Ok(Some(Received {
-            delivery: Delivery { id, worker, taken: row.taken, source, returns, was_seen: false },
+            delivery: Delivery { id, worker, taken: row.taken, taken_at: book.now, source, returns, was_seen: false },
             origin: source.origin,
             body: row.body,
             is_redelivered: row.taken > 1,
@@ -288,7 +322,8 @@ impl Queue for Worker {
                 let only = only.clone();
                 self.look(move |connection, shared| {
                     assert_listed(connection, shared, worker)?;
-                    Ok((next_due(connection, lane, only.as_deref())?, shared.now(connection)?))
+                    let served = served(connection, shared, worker)?;
+                    Ok((next_due(connection, lane, &served, only.as_deref())?, shared.now(connection)?))
                 })
                 .await?
             };
@@ -340,4 +375,30 @@ pub(super) fn remove(book: &Book<'_>, delivery: &Delivery) -> Result<bool, Fault
         .prepare_cached("DELETE FROM messages WHERE id = ?1 AND taken_by = ?2 AND taken = ?3")?
         .execute((delivery.id, delivery.worker.to_be_bytes(), int(delivery.taken)))?;
     Ok(gone > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::schema;
+
+    #[test]
+    fn no_look_for_a_message_reads_the_table() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        for sql in [SERVED, NEXT_DUE, NEXT_DUE_OF_JOBS, NEXT, NEXT_OF_JOBS] {
+            let plan = schema::plan(&connection, sql);
+            let of_messages = || plan.iter().filter(|line| line.contains(" messages") || line.contains(" m "));
+            assert!(of_messages().count() > 0, "{plan:#?}");
+            assert!(of_messages().all(|line| line.starts_with("SEARCH")), "{sql}: {plan:#?}");
+        }
+        // By lane, account, importance and due, not by a part of them.
+        for (sql, search) in [
+            (NEXT_DUE, "messages_ready (lane=? AND taken_by=? AND account=? AND bulk=?)"),
+            (NEXT, "messages_ready (lane=? AND taken_by=? AND account=? AND bulk=? AND due<?)"),
+        ] {
+            let plan = schema::plan(&connection, sql).join("\n");
+            assert!(plan.contains(search), "{plan}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
     engine::ports::{Quota, Unavailable},
 };
 
-fn load(connection: &Connection, account: &str) -> Result<Bucket, Fault> {
+pub(super) fn load(connection: &Connection, account: &str) -> Result<Bucket, Fault> {
     let body: Option<String> = connection
         .prepare_cached("SELECT body FROM buckets WHERE account = ?1")?
         .query_row([account], |row| row.get(0))

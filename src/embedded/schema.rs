@@ -11,10 +11,10 @@ use super::error::Fault;
 pub(super) const APPLICATION_ID: i64 = 0x4c53_4852;
 
 /// All steps, oldest first.
-const STEPS: [&str; 1] = [FIRST];
+const STEPS: [&str; 2] = [FIRST, SECOND];
 
 /// The newest schema that this build knows.
-pub(super) const KNOWN: i64 = 1;
+pub(super) const KNOWN: i64 = 2;
 
 const FIRST: &str = "
 -- One row: the memory's life and its clock.
@@ -178,6 +178,15 @@ CREATE TABLE transfers (
 ) STRICT, WITHOUT ROWID;
 ";
 
+const SECOND: &str = "
+-- A JSON list of the accounts that the worker knows; none: all. And whether it works certain jobs only.
+ALTER TABLE workers ADD COLUMN accounts TEXT;
+ALTER TABLE workers ADD COLUMN is_restricted INTEGER NOT NULL DEFAULT 0;
+-- Messages are found by account: of other accounts there may be thousands that are due.
+DROP INDEX messages_ready;
+CREATE INDEX messages_ready ON messages (lane, taken_by, account, bulk, due, id);
+";
+
 /// The schema of the file.
 pub(super) fn version(connection: &Connection) -> Result<i64, Fault> {
     Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
@@ -204,6 +213,13 @@ pub(super) fn migrate(connection: &Connection) -> Result<bool, Fault> {
     Ok(found == 0)
 }
 
+/// How SQLite would answer a query, line by line.
+#[cfg(test)]
+pub(super) fn plan(connection: &Connection, query: &str) -> Vec<String> {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+    statement.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,13 +230,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_it() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIRST).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let worker = "INSERT INTO workers (id, pid, since) VALUES (zeroblob(16), 1, 1)";
+        connection.execute(worker, []).unwrap();
+        assert!(!migrate(&connection).unwrap(), "it was not empty");
+        assert_eq!(version(&connection).unwrap(), KNOWN);
+        let known: (Option<String>, bool) = connection
+            .query_row("SELECT accounts, is_restricted FROM workers", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(known, (None, false), "a worker of an older build takes whatever comes");
+    }
+
+    #[test]
     fn what_the_hot_path_reads_is_read_by_an_index() {
         let connection = Connection::open_in_memory().unwrap();
         assert!(migrate(&connection).unwrap());
         assert!(!migrate(&connection).unwrap());
         for (query, index) in [
             (
-                "SELECT due FROM messages WHERE lane = 'a' AND taken_by IS NULL AND bulk = 0 ORDER BY due, id",
+                "SELECT due FROM messages
+                  WHERE lane = 'a' AND taken_by IS NULL AND account IS 'b' AND bulk = 0 ORDER BY due, id",
                 "messages_ready",
             ),
             ("SELECT count(*) FROM messages WHERE account = 'a' AND lane = 'b'", "messages_account"),
@@ -228,14 +260,7 @@ mod tests {
             ("SELECT DISTINCT taken_by FROM messages WHERE taken_by IS NOT NULL", "messages_taken"),
             ("SELECT body FROM listed WHERE listing = 1 AND name = 'a'", "PRIMARY KEY (listing=? AND name=?)"),
         ] {
-            let plan: Vec<String> = connection
-                .prepare(&format!("EXPLAIN QUERY PLAN {query}"))
-                .unwrap()
-                .query_map([], |row| row.get(3))
-                .unwrap()
-                .collect::<Result<_, _>>()
-                .unwrap();
-            let plan = plan.join("; ");
+            let plan = plan(&connection, query).join("; ");
             assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{query}: {plan}");
         }
     }

@@ -8,6 +8,8 @@
 //!   publishing the own ticket would make two of it; and what the call has shown is found by the next claim's look, since
 //!   `begin` left its mark before the call. Only the file's own transaction decides this, never a clock.
 
+use rusqlite::OptionalExtension;
+
 use super::{
     dead_letters::{self, Source},
     error::Fault,
@@ -23,6 +25,7 @@ use crate::{
         ids::JobKey,
         settlement::{Entry, Next, SetAside, Settlement, Writes, resolve},
         ticket::Ticket,
+        time::Moment,
     },
     engine::ports::{Origin, Settled},
 };
@@ -41,12 +44,32 @@ pub(super) fn settle(
         Some(job) => memory::load(book.tx, book.shared, job, book.now)?,
         None => memory::nothing(book.tx, book.now)?,
     };
-    let writes = resolve(&loaded, settlement);
+    let mut writes = resolve(&loaded, settlement);
+    if let (Some(job), Next::Ticket(ticket)) = (job, &mut writes.next)
+        && let Some(record) = writes.record.as_ref().or(writes.release.as_ref()).or(loaded.known())
+        && !record.needs_look()
+        && was_wished_since(book, job, delivery)?
+    {
+        // A wish wakes a parked job; this one was at work when it came, and has not seen it.
+        ticket.due = ticket.due.map(|due| due.min(book.now));
+    }
     perform(book, job, delivery.source, &writes)?;
     if let Some(job) = job {
         memory::left(book, &job.to_string(), delivery.worker)?;
     }
     Ok(if writes.is_lost { Settled::Lost } else { Settled::Done })
+}
+
+/// Did somebody wish the job cancelled since this delivery was given out? An earlier wish was before the claim's eyes: what
+/// it parked all the same, it parked knowingly.
+fn was_wished_since(book: &Book<'_>, job: &JobKey, delivery: &Delivery) -> Result<bool, Fault> {
+    let wish_at: Option<i64> = book
+        .tx
+        .prepare_cached("SELECT wish_at FROM jobs WHERE job = ?1")?
+        .query_row([job.to_string()], |row| row.get(0))
+        .optional()?
+        .flatten();
+    Ok(wish_at.is_some_and(|at| Moment::from_millis(at) >= delivery.taken_at))
 }
 
 fn perform(book: &Book<'_>, job: Option<&JobKey>, source: Source, writes: &Writes) -> Result<(), Fault> {

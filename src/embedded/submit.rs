@@ -12,6 +12,7 @@ use super::{
     jobs::{self, JobView, State},
     memory,
     queue::{self, Message},
+    quota,
 };
 use crate::{
     domain::{
@@ -133,6 +134,35 @@ fn cancel(book: &Book<'_>, job: &JobKey) -> Result<Cancelled, Fault> {
     Ok(Cancelled::Requested { looks_at: None })
 }
 
+/// Has the job's parked tickets that wait for sign-in, and for nothing else, come now.
+///
+/// One in doubt keeps the time of its look, and while the service's own pause lasts everything keeps its time.
+fn wake_signed_in(book: &Book<'_>, job: &JobKey) -> Result<bool, Fault> {
+    let loaded = memory::load(book.tx, book.shared, job, book.now)?;
+    let is_in_doubt = loaded.known().is_some_and(crate::domain::plan::JobRecord::needs_look);
+    if is_in_doubt || quota::load(book.tx, job.account.as_str())?.paused_until() > book.now {
+        return Ok(false);
+    }
+    let mut statement =
+        book.tx.prepare_cached("SELECT id, body FROM messages WHERE job = ?1 AND taken_by IS NULL AND due > ?2")?;
+    let parked = statement.query_map((job.to_string(), book.now.as_millis()), |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+    })?;
+    let mut is_woken = false;
+    for message in parked.collect::<Result<Vec<_>, _>>()? {
+        let (id, body) = message;
+        // What cannot be read is the worker's to set aside.
+        if serde_json::from_str::<Ticket>(&body).is_ok_and(|ticket| ticket.sign_in.is_some()) {
+            book.tx
+                .prepare_cached("UPDATE messages SET due = ?2 WHERE id = ?1")?
+                .execute((id, book.now.as_millis()))?;
+            is_woken = true;
+        }
+    }
+    book.wakes.set(book.wakes.get() || is_woken);
+    Ok(is_woken)
+}
+
 fn replay(book: &Book<'_>, job: &JobKey, edit: &mut dyn FnMut(&mut Ticket)) -> Result<Replayed, Fault> {
     let Some(view) = jobs::view(book.tx, book.shared, job)? else { return Ok(Replayed::Unknown) };
     if !view.state().is_end() {
@@ -228,6 +258,17 @@ impl Embedded {
     pub async fn wish_cancel(&self, job: &JobKey) -> Result<Cancelled, Error> {
         let job = job.clone();
         self.write(move |book| cancel(book, &job)).await
+    }
+
+    /// Somebody has mended, or wants to try again, an account's sign-in: the job's ticket that waits for sign-in alone is
+    /// due now. Says whether there was one. A ticket in doubt, or of an account that the service asked to pause, keeps its
+    /// time.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn wake_signed_in(&self, job: &JobKey) -> Result<bool, Error> {
+        let job = job.clone();
+        self.write(move |book| wake_signed_in(book, &job)).await
     }
 
     /// Runs a job again that ended other than completed: its last ticket, one generation later, as `edit` leaves it.

@@ -82,10 +82,12 @@ impl Turns for Worker {
         Ok(self.write(move |book| stamp(book, &key, &job, begun_at)).await?)
     }
 
-    async fn end_turn(&self, key: &TurnKey, job: &JobKey) -> Result<(), Unavailable> {
-        let (key, job) = (text(key), job.to_string());
+    async fn end_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Option<Moment>) -> Result<(), Unavailable> {
+        let (key, job, stamp) = (text(key), job.to_string(), begun_at.map(Moment::as_millis));
         let ended = self.write(move |book| {
-            book.tx.prepare_cached("DELETE FROM turns WHERE key = ?1 AND job = ?2")?.execute((key, job))?;
+            book.tx
+                .prepare_cached("DELETE FROM turns WHERE key = ?1 AND job = ?2 AND begun_at IS ?3")?
+                .execute((key, job, stamp))?;
             Ok(())
         });
         Ok(ended.await?)

@@ -16,6 +16,8 @@ pub struct WorkerInfo {
     pub since: Moment,
     /// Messages in its hands.
     pub messages: u64,
+    /// It works certain jobs only, or none: what `sign` and `submit --wait` run beside other workers.
+    pub is_restricted: bool,
 }
 
 /// How much the file holds.
@@ -41,8 +43,8 @@ impl Embedded {
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
         self.page(|connection, shared| {
             let mut statement = connection.prepare_cached(
-                "SELECT id, pid, since, (SELECT count(*) FROM messages WHERE taken_by = workers.id) FROM workers
-                  ORDER BY since, id",
+                "SELECT id, pid, since, (SELECT count(*) FROM messages WHERE taken_by = workers.id), is_restricted
+                   FROM workers ORDER BY since, id",
             )?;
             let rows = statement.query_map([], |row| {
                 let id: [u8; 16] = row.get(0)?;
@@ -51,6 +53,7 @@ impl Embedded {
                     pid: row.get(1)?,
                     since: Moment::from_millis(row.get(2)?),
                     messages: count(row.get(3)?),
+                    is_restricted: row.get(4)?,
                 })
             })?;
             let mut alive = rows.collect::<Result<Vec<_>, _>>()?;

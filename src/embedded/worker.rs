@@ -79,6 +79,19 @@ impl Worker {
         let keys: Arc<str> = serde_json::Value::from(keys).to_string().into();
         *self.me.only.lock().unwrap_or_else(PoisonError::into_inner) = Some(keys);
         self.home.inner.shared.changed.notify_waiters();
+        let (shared, id) = (Arc::clone(&self.home.inner.shared), self.id().to_be_bytes());
+        let is_taken = self.home.inner.writer.offer(Box::new(move |connection| {
+            let told = shared.write(connection, |book| {
+                Ok(book.tx.execute("UPDATE workers SET is_restricted = 1 WHERE id = ?1", [id])?)
+            });
+            if let Err(fault) = told {
+                let error = fault.at(&shared.file);
+                tracing::debug!(%error, "it was not written that this worker works certain jobs only");
+            }
+        }));
+        if !is_taken {
+            tracing::debug!("it was not written that this worker works certain jobs only: the writer is busy");
+        }
     }
 
     pub(super) fn own_jobs(&self) -> Option<Arc<str>> {
@@ -102,8 +115,8 @@ fn enlist(book: &Book<'_>, id: u128) -> Result<locks::Lock, Fault> {
         }
     }
     book.tx.execute(
-        "INSERT INTO workers (id, pid, since) VALUES (?1, ?2, ?3)",
-        (id.to_be_bytes(), std::process::id(), book.now.as_millis()),
+        "INSERT INTO workers (id, pid, since, accounts) VALUES (?1, ?2, ?3, ?4)",
+        (id.to_be_bytes(), std::process::id(), book.now.as_millis(), book.shared.known_accounts()),
     )?;
     Ok(lock)
 }

@@ -174,13 +174,16 @@ impl<P: Ports> Claimed<'_, P> {
     /// Takes the turns in order; when one is another's, gives back those that were taken.
     pub(super) async fn take_turns(&self, turns: &[TurnKey]) -> Result<(), Stop> {
         for (n, turn) in turns.iter().enumerate() {
-            if let Turn::Held = self.ports.home().take_turn(turn, &self.key).await? {
-                self.give_turns_back(turns.get(..n).unwrap_or_default()).await;
-                let park = match turn {
-                    TurnKey::Name(..) => self.settings.parks.name_turn,
-                    TurnKey::Product(..) => self.settings.parks.product_turn,
-                };
-                return Err(Stop::Wait { until: self.now().after(park), why: Waiting::Turn });
+            match self.ports.home().take_turn(turn, &self.key).await? {
+                Turn::Ours { begun_at } => self.note_stamp(turn, begun_at),
+                Turn::Held => {
+                    self.give_turns_back(turns.get(..n).unwrap_or_default()).await;
+                    let park = match turn {
+                        TurnKey::Name(..) => self.settings.parks.name_turn,
+                        TurnKey::Product(..) => self.settings.parks.product_turn,
+                    };
+                    return Err(Stop::Wait { until: self.now().after(park), why: Waiting::Turn });
+                }
             }
         }
         Ok(())
@@ -189,7 +192,7 @@ impl<P: Ports> Claimed<'_, P> {
     /// Gives turns back; one that cannot be given back now runs out by itself.
     pub(super) async fn give_turns_back(&self, turns: &[TurnKey]) {
         for turn in turns {
-            if let Err(down) = self.ports.home().end_turn(turn, &self.key).await {
+            if let Err(down) = self.ports.home().end_turn(turn, &self.key, self.stamp(turn)).await {
                 tracing::warn!(%down, "a turn could not be given back");
             }
         }

@@ -1,6 +1,7 @@
 //! A taken place: what a handler knows, and what it may do while its claim stands.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -87,6 +88,8 @@ pub(super) struct Claimed<'a, P: Ports> {
     has_had_permit: AtomicBool,
     stopped: Mutex<Option<Stop>>,
     spent_turns: Mutex<Vec<TurnKey>>,
+    /// The stamps of the turns that this handler took: it gives back no turn that bears another one.
+    stamps: Mutex<BTreeMap<TurnKey, Moment>>,
 }
 
 impl<'a, P: Ports> Claimed<'a, P> {
@@ -115,6 +118,7 @@ impl<'a, P: Ports> Claimed<'a, P> {
             has_had_permit: AtomicBool::new(false),
             stopped: Mutex::new(None),
             spent_turns: Mutex::new(Vec::new()),
+            stamps: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -140,6 +144,20 @@ impl<'a, P: Ports> Claimed<'a, P> {
     /// Notes a turn that is over once the step's result is recorded.
     pub(super) fn spend_turn(&self, turn: TurnKey) {
         self.spent_turns.lock().unwrap_or_else(PoisonError::into_inner).push(turn);
+    }
+
+    /// Notes with which stamp a turn was taken, or which one it bears now.
+    pub(super) fn note_stamp(&self, turn: &TurnKey, begun_at: Option<Moment>) {
+        let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        match begun_at {
+            Some(at) => stamps.insert(turn.clone(), at),
+            None => stamps.remove(turn),
+        };
+    }
+
+    /// The stamp of a turn, as far as this handler knows.
+    pub(super) fn stamp(&self, turn: &TurnKey) -> Option<Moment> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner).get(turn).copied()
     }
 
     /// After the settlement: gives back the turns of a step whose result is recorded.
@@ -216,10 +234,11 @@ impl<'a, P: Ports> Claimed<'a, P> {
                 }
             };
             // ORDER: the turn is stamped with begin's own instant right before begin (docs/protocol.md, "Adoption").
-            if let Some(turn) = turn
-                && !self.ports.home().stamp_turn(turn, &self.key, loaded.now).await?
-            {
-                return Err(Stop::Wait { until: loaded.now, why: Waiting::Turn });
+            if let Some(turn) = turn {
+                if !self.ports.home().stamp_turn(turn, &self.key, loaded.now).await? {
+                    return Err(Stop::Wait { until: loaded.now, why: Waiting::Turn });
+                }
+                self.note_stamp(turn, Some(loaded.now));
             }
             match self.ports.home().swap(&self.key, loaded.birth.epoch, loaded.version, &record).await? {
                 Swapped::Done => {

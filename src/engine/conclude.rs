@@ -17,7 +17,7 @@ use crate::domain::{
     retry::{self, Decision},
     settlement::{Entry, Next, Settlement},
     step::{Place, Step},
-    ticket::{StepResult, Ticket, Watch},
+    ticket::{SignInRefused, StepResult, Ticket, Watch},
     time::Moment,
 };
 
@@ -230,6 +230,7 @@ impl<P: Ports> Claimed<'_, P> {
     fn wait(&self, until: Moment, why: &Waiting) -> Settlement {
         let mut ticket = self.ticket().clone();
         let mut events = Vec::new();
+        let mut refused = None;
         match why {
             Waiting::Permit => ticket.refusals = ticket.refusals.saturating_add(1),
             Waiting::SignIn { message, next, is_refused } => {
@@ -237,6 +238,8 @@ impl<P: Ports> Claimed<'_, P> {
                 if *is_refused {
                     let data = json!({ "step": self.step(), "message": message, "next": next, "sign_in": "refused" });
                     events.push(self.event(Name::Stuck, n::STUCK, data));
+                    // The event's id is that of the place: a second refusal there is no second event, but it is told here.
+                    refused = Some(SignInRefused { at: self.now(), message: message.clone(), next: next.clone() });
                 }
             }
             Waiting::Account => {
@@ -246,7 +249,8 @@ impl<P: Ports> Claimed<'_, P> {
         }
         // The same place in a new message has no redelivery flag, and another copy may call while this one is parked:
         // every parked ticket is marked (docs/adr/0010). It costs nothing while the record is known.
-        let ticket = ticket.parked(self.capped(until)).suspected(true);
+        let mut ticket = ticket.parked(self.capped(until)).suspected(true);
+        ticket.sign_in = refused;
         self.settlement(Entry::LetGo, events, Some(ticket))
     }
 

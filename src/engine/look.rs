@@ -83,7 +83,10 @@ impl<P: Ports> Claimed<'_, P> {
         let members = self.product_members()?;
         let turn = self.name_turn(&members);
         let begun_at = match self.ports.home().take_turn(&turn, &self.key).await? {
-            Turn::Ours { begun_at } => begun_at,
+            Turn::Ours { begun_at } => {
+                self.note_stamp(&turn, begun_at);
+                begun_at
+            }
             Turn::Held => {
                 let until = self.now().after(self.settings.parks.name_turn);
                 return Err(Stop::Wait { until, why: Waiting::Turn });

@@ -175,11 +175,22 @@ pub trait Turns: Send + Sync + 'static {
         begun_at: Moment,
     ) -> impl Future<Output = Result<bool, Unavailable>> + Send;
 
-    /// Gives a turn back; nothing when it is not this job's.
+    /// Gives a turn back; nothing when it is not this job's, or bears another stamp than `begun_at`, the last one that its
+    /// giver knows of.
+    ///
+    /// A turn names the job and not the claim. A worker that stood still and lost its claim meanwhile may give back what it
+    /// once took; by then a later claim of the same job has perhaps stamped the turn and its create is under way. Without
+    /// the turn another job could begin a create of the same name, and adopt what the first one's makes. A turn that the
+    /// later claim has taken but not yet stamped may go: its [`Turns::stamp_turn`] says so before anything is sent.
     ///
     /// # Errors
     /// [`Unavailable`].
-    fn end_turn(&self, key: &TurnKey, job: &JobKey) -> impl Future<Output = Result<(), Unavailable>> + Send;
+    fn end_turn(
+        &self,
+        key: &TurnKey,
+        job: &JobKey,
+        begun_at: Option<Moment>,
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
     /// Writes down that this job made or adopted a product. The first fact stays.
     ///

@@ -240,9 +240,14 @@ pub fn describe(error: &reqwest::Error) -> String {
     };
     match std::iter::successors(std::error::Error::source(error), |inner| inner.source()).last() {
         // The innermost cause speaks of sockets, names and certificates, never of the address's query.
-        Some(innermost) => format!("{what} ({innermost})"),
+        Some(innermost) => format!("{what} ({})", without_number(&innermost.to_string())),
         None => what.to_owned(),
     }
+}
+
+/// What the system says of an error, without its number: the words are for people.
+fn without_number(words: &str) -> &str {
+    words.split_once(" (os error ").map_or(words, |(words, _)| words)
 }
 
 /// Why a body could not be read.

@@ -123,6 +123,14 @@ async fn https_goes_through_the_proxy_with_its_credentials_and_a_refusal_sends_n
     assert!(!describe(&error).contains("s3cret"));
 }
 
+#[test]
+fn what_the_system_says_is_told_without_its_number() {
+    let error = std::io::Error::from_raw_os_error(104);
+    assert!(!without_number(&error.to_string()).contains("os error"), "{error}");
+    assert_eq!(without_number("Connection reset by peer (os error 104)"), "Connection reset by peer");
+    assert_eq!(without_number("invalid peer certificate: Expired"), "invalid peer certificate: Expired");
+}
+
 #[tokio::test]
 async fn a_refused_connection_sends_nothing_and_a_broken_one_perhaps() {
     let (first, address) = listener().await;

@@ -214,6 +214,12 @@ impl Sandbox {
         self.shared.options.public_url.clone().unwrap_or_else(|| format!("http://{}", self.shared.address))
     }
 
+    /// Where it keeps what it is sent; removed with it when nobody named it.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.shared.folder.path()
+    }
+
     /// A configuration for a worker that points at this sandbox, in TOML. Secrets are in it as references only.
     #[must_use]
     pub fn overlay(&self) -> String {

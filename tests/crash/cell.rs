@@ -69,6 +69,9 @@ pub(crate) async fn run(cell: &Cell, folder: &Path) -> Report {
     if let Err(problem) = told {
         report.problems.push(problem);
     }
+    if let Err(error) = world.register_secrets() {
+        report.problems.push(format!("its secrets cannot be registered: {error}"));
+    }
     world.sandbox.stop().await;
     report.took = begun.elapsed();
     report

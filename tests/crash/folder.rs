@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Cursor, Read as _, Write as _},
+    io::{self, Cursor, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -17,6 +17,7 @@ use longshore::{
     package::cabinet::{self, NewFile},
     sandbox::{Account, Options, Sandbox},
 };
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 use url::Url;
 
@@ -60,6 +61,13 @@ impl World {
         let ticket = Ticket::new(job, hash, None, clock::moment());
         assert_eq!(home.accept(ticket.clone()).await.unwrap(), Accepted::New);
         Self { root: root.to_owned(), sandbox, home, configuration, ticket, sha256 }
+    }
+
+    /// What was handed out and made in this cell, for the search at the end of the run.
+    pub(crate) fn register_secrets(&self) -> io::Result<()> {
+        run_folder::register_home(&self.root.join("home"))?;
+        let handed_out = self.sandbox.handed_out();
+        handed_out.iter().try_for_each(|signature| run_folder::register_secret(signature.expose_secret().as_bytes()))
     }
 
     pub(crate) fn cabinet(&self) -> PathBuf {

@@ -14,6 +14,7 @@ mod check;
 mod child;
 mod folder;
 mod matrix;
+#[path = "../secrets/run_folder.rs"]
 mod run_folder;
 mod table;
 

@@ -91,13 +91,33 @@ fn a_workflow_that_fails_is_told_with_the_services_own_words_and_leaves_no_orpha
 #[test]
 fn a_job_whose_sign_in_is_refused_waits_and_the_code_says_why() {
     let world = World::new();
-    std::fs::write(world.path("secret"), "a-wrong-one").unwrap();
+    let wrong = "a-wrong-one-of-more-than-sixteen-bytes";
+    crate::run_folder::register_secret(wrong.as_bytes()).unwrap();
+    std::fs::write(world.path("secret"), wrong).unwrap();
     let ran = world.submit(&world.job("nic-1"), &["--wait"]).ended(3);
     let result = ran.json();
     assert_eq!((&result["state"], &result["error"]["code"]), (&json!("waiting"), &json!("sign-in")), "{result}");
-    assert!(!ran.err.contains("a-wrong-one"), "{}", ran.err);
+    assert!(!ran.err.contains(wrong), "{}", ran.err);
     world.run(&["auth", "test"]).ended(3);
     world.run(&["doctor"]).ended(3);
+    // Tried again, and refused again: the second refusal ends it, not the memory of the first.
+    let again = world.run(&["job", "watch", "nic-1"]).ended(3);
+    assert!(again.err.contains("sign-in of account contoso is refused"), "{}", again.err);
+    // Whoever mends it does not wait for what was parked before: a retry has it come, any of them follows it to its end.
+    std::fs::write(world.path("secret"), "of-this-test-alone-0123456789").unwrap();
+    world.run(&["job", "retry", "nic-1"]).ended(0);
+    let ended = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
+    assert_eq!(ended["state"], "completed", "{ended}");
+}
+
+#[test]
+fn a_mended_sign_in_is_tried_at_once_by_whoever_waits() {
+    let world = World::new();
+    std::fs::write(world.path("secret"), "a-wrong-one").unwrap();
+    world.submit(&world.job("nic-1"), &["--wait"]).ended(3);
+    std::fs::write(world.path("secret"), "of-this-test-alone-0123456789").unwrap();
+    let ended = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
+    assert_eq!(ended["state"], "completed", "{ended}");
 }
 
 #[test]
@@ -137,6 +157,8 @@ fn what_nobody_knows_is_not_found() {
     ] {
         let ran = world.run(arguments).ended(5);
         assert!(ran.err.starts_with("error: ") && ran.err.contains("\n  next "), "{arguments:?}: {}", ran.err);
+        // What was asked of the service can be named to its support.
+        assert_eq!(arguments[0] == "product", ran.err.contains("\n  trace    correlation id "), "{}", ran.err);
     }
 }
 

@@ -9,7 +9,14 @@
 )]
 
 mod bad_input;
+mod codes;
+mod completions;
+mod decided;
+mod disk;
+mod doctor;
 mod endings;
 mod help;
 mod machine;
+#[path = "../secrets/run_folder.rs"]
+mod run_folder;
 mod world;

@@ -1,19 +1,23 @@
 //! A sandbox, a home and a configuration of one test's own, and the program run on them.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::Output,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use assert_cmd::Command;
 use longshore::{
-    config,
+    clock, config,
     package::cabinet::{self, NewFile},
     sandbox::{Account, Fault, Options, Sandbox},
 };
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use crate::run_folder;
 
 /// A run of the program, ended.
 pub(crate) struct Ran {
@@ -40,9 +44,22 @@ impl Ran {
     }
 }
 
+/// A folder below the run's own; it stays.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
 pub(crate) struct World {
     pub(crate) sandbox: Sandbox,
-    pub(crate) folder: TempDir,
+    pub(crate) folder: Folder,
+    /// The account's.
+    secret: String,
+    /// Of the runs so far; what each printed is kept, and searched for secrets.
+    runs: AtomicU32,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -50,20 +67,24 @@ impl World {
     /// A fast sandbox and the configuration for it.
     pub(crate) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder(run_folder::folder_of_this_test("it").unwrap());
+        // Characters that a form has to encode, so that every form of it can be told apart.
+        let secret = format!("{}~+/=&%", clock::uuid_v4().simple());
+        run_folder::register_secret(secret.as_bytes()).unwrap();
         for name in ["builds", "signed"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let secret = folder.path().join("secret");
-        std::fs::write(&secret, "of-this-test-alone-0123456789").unwrap();
+        let secret_file = folder.path().join("secret");
+        std::fs::write(&secret_file, &secret).unwrap();
+        run_folder::by_design(&secret_file).unwrap();
         let mut account =
             Account::new("contoso", "11111111-2222-4333-8444-555555555555", "66666666-7777-4888-8999-aaaaaaaaaaaa")
-                .with_secret("of-this-test-alone-0123456789");
-        account.secret_reference = Some(format!("file:{}", secret.display()));
+                .with_secret(&secret);
+        account.secret_reference = Some(format!("file:{}", secret_file.display()));
         let options =
             Options { step_duration: Duration::from_millis(20), accounts: vec![account], ..Options::default() };
         let sandbox = runtime.block_on(Sandbox::start(options)).unwrap();
-        let world = Self { sandbox, folder, _runtime: runtime };
+        let world = Self { sandbox, folder, secret, runs: AtomicU32::new(0), _runtime: runtime };
         std::fs::write(world.path("waits.toml"), config::SANDBOX).unwrap();
         let roots = |name: &str| format!("[{}]", Value::from(world.path(name).display().to_string()));
         let own = format!(
@@ -101,14 +122,40 @@ impl World {
 
     /// The same, with this on its stdin.
     pub(crate) fn run_with(&self, arguments: &[&str], stdin: &str) -> Ran {
+        let mut command = self.command(arguments);
+        command.write_stdin(stdin);
+        self.ran(command)
+    }
+
+    /// The program on the sandbox, to be told more before it runs.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.bare();
-        command.args(["--config", "waits.toml", "--config", "own.toml"]).args(arguments).write_stdin(stdin);
-        Ran::of(command.output().unwrap())
+        command.args(["--config", "waits.toml", "--config", "own.toml"]).args(arguments);
+        command
+    }
+
+    /// Adds a table to the configuration.
+    pub(crate) fn set(&self, table: &str) {
+        let mut file = std::fs::File::options().append(true).open(self.path("own.toml")).unwrap();
+        writeln!(file, "\n{table}").unwrap();
+    }
+
+    /// The end of a run; what it printed is kept for the search, and is searched for the account's secret at once.
+    pub(crate) fn ran(&self, mut command: Command) -> Ran {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let ran = Ran::of(command.output().unwrap());
+        for (name, text) in [("out", &ran.out), ("err", &ran.err)] {
+            std::fs::write(self.path(&format!("{number:03}.{name}")), text).unwrap();
+            assert!(!text.contains(&self.secret), "std{name} holds the account's secret: {text}");
+        }
+        ran
     }
 
     /// Runs it as it is, without a configuration.
     pub(crate) fn run_bare(&self, arguments: &[&str]) -> Ran {
-        Ran::of(self.bare().args(arguments).output().unwrap())
+        let mut command = self.bare();
+        command.args(arguments);
+        self.ran(command)
     }
 
     /// A real cabinet below the sources' root.
@@ -156,6 +203,20 @@ impl World {
         assert_eq!(self.sandbox.journal(), json!([]), "{case}: something was called");
         let left: Vec<_> = std::fs::read_dir(self.path("signed")).unwrap().collect();
         assert!(left.is_empty(), "{case}: something was written: {left:?}");
+    }
+}
+
+impl Drop for World {
+    /// What this test's sandbox handed out and its homes made, for the search at the end of the run.
+    fn drop(&mut self) {
+        let handed_out = self.sandbox.handed_out();
+        let registered = handed_out
+            .iter()
+            .try_for_each(|signature| run_folder::register_secret(signature.expose_secret().as_bytes()))
+            .and_then(|()| run_folder::register_home(&self.path("home")));
+        if !std::thread::panicking() {
+            registered.unwrap();
+        }
     }
 }
 

@@ -85,6 +85,7 @@ async fn run() -> Result<bool> {
     for signature in sandbox.handed_out() {
         run_folder::register_secret(signature.expose_secret().as_bytes())?;
     }
+    run_folder::register_home(&folder.at("home"))?;
     let findings = Findings::gather(&app, &sandbox, &drivers, &kills.0, kills.1).await?;
     drop(app);
     sandbox.stop().await;

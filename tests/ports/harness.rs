@@ -20,7 +20,8 @@ use longshore::{
 /// The rate of the account `contoso` in every home under test, calls a minute.
 pub(crate) const RATE: f64 = 600.0;
 
-/// One home under test. Turns last 20 min, listings may be read for 10 min, the lease to read one lasts 1 min.
+/// One home under test. Turns last 20 min, listings may be read for 10 min, the lease to read one
+/// lasts longer than any page may take, and less than 40 min.
 pub(crate) trait Harness: Sized {
     /// One worker's view of the home.
     type Home: Home;

@@ -12,6 +12,8 @@
 )]
 
 mod harness;
+#[path = "../secrets/run_folder.rs"]
+mod run_folder;
 #[macro_use]
 mod suite;
 

@@ -24,6 +24,7 @@ use longshore::{
 use crate::{
     embedded::options,
     harness::{Decided, arrival, key, next_try, progressed, receive, settlement, ticket, try_claim, within},
+    run_folder,
 };
 
 const ROLE: &str = "LONGSHORE_PORTS_ROLE";
@@ -134,8 +135,8 @@ async fn assert_whole(home: &Embedded, jobs: &[String]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_kills_in_the_middle_of_settling_lose_nothing_and_double_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let home = Embedded::open(options(folder.path())).unwrap();
+    let folder = run_folder::folder_of_this_test("ports").unwrap();
+    let home = Embedded::open(options(&folder)).unwrap();
     let jobs: Vec<String> = (0..8).map(|n| format!("job-{n}")).collect();
     for id in &jobs {
         home.accept(ticket(id)).await.unwrap();
@@ -143,7 +144,7 @@ async fn fifty_kills_in_the_middle_of_settling_lose_nothing_and_double_nothing()
     let mut settled_under_fire = 0;
     for round in 0..50_u64 {
         let before = numbers_of_events(&home).await;
-        let mut child = spawn("settler", folder.path());
+        let mut child = spawn("settler", &folder);
         // Kills at once, or after up to ten settlements and a drawn number of looks: anywhere in its next turn.
         within(async {
             while numbers_of_events(&home).await < before + round % 11 && completed(&home).await < jobs.len() {
@@ -159,7 +160,7 @@ async fn fifty_kills_in_the_middle_of_settling_lose_nothing_and_double_nothing()
         settled_under_fire += numbers_of_events(&home).await - before;
         assert_whole(&home, &jobs).await;
     }
-    let mut child = spawn("settler", folder.path());
+    let mut child = spawn("settler", &folder);
     within(async {
         while completed(&home).await < jobs.len() {
             tokio::task::yield_now().await;
@@ -177,13 +178,13 @@ async fn fifty_kills_in_the_middle_of_settling_lose_nothing_and_double_nothing()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_workers_job_goes_on_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let home = Embedded::open(options(folder.path())).unwrap();
+    let folder = run_folder::folder_of_this_test("ports").unwrap();
+    let home = Embedded::open(options(&folder)).unwrap();
     let worker = home.worker().unwrap();
     let mut waits = Vec::new();
     for round in 0..20 {
         home.accept(ticket(&format!("job-{round}"))).await.unwrap();
-        let mut child = spawn("holder", folder.path());
+        let mut child = spawn("holder", &folder);
         heard(&mut child, "held");
         let me = Claimant { worker: worker.id(), number: round };
         let killed = longshore::clock::monotonic();
@@ -203,10 +204,10 @@ async fn a_killed_workers_job_goes_on_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_processes_share_the_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let home = Embedded::open(options(folder.path())).unwrap();
+    let folder = run_folder::folder_of_this_test("ports").unwrap();
+    let home = Embedded::open(options(&folder)).unwrap();
     let jobs: Vec<String> = (0..6).map(|n| format!("job-{n}")).collect();
-    let mut children: Vec<_> = (0..3).map(|_| spawn("settler", folder.path())).collect();
+    let mut children: Vec<_> = (0..3).map(|_| spawn("settler", &folder)).collect();
     within(async {
         while home.workers().await.unwrap().len() < 3 {
             tokio::task::yield_now().await;

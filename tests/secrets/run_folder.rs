@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use longshore::clock;
 
 /// Where secrets are registered; the search leaves it out.
@@ -40,6 +41,30 @@ pub(crate) fn register_secret(bytes: &[u8]) -> io::Result<()> {
     let register = root().join(REGISTER);
     fs::create_dir_all(&register)?;
     fs::write(register.join(format!("{}.secret", clock::uuid_v4().simple())), bytes)
+}
+
+/// Remembers the key with which a home seals, if it has made one, and leaves its file out.
+#[allow(dead_code, reason = "not every target runs homes of its own")]
+pub(crate) fn register_home(home: &Path) -> io::Result<()> {
+    let path = home.join("key");
+    match fs::read(&path) {
+        Ok(text) => {
+            by_design(&path)?;
+            register_secret(&STANDARD.decode(text.trim_ascii()).unwrap_or(text))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A fresh folder of the test that runs on this thread: `<target>/<module>-<test>`, for a second one with a number behind.
+#[allow(dead_code, reason = "not every target has one test per thread")]
+pub(crate) fn folder_of_this_test(target: &str) -> io::Result<PathBuf> {
+    thread_local!(static MADE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) });
+    let number = MADE.replace(MADE.get() + 1);
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("main").replace("::", "-");
+    folder(&if number == 0 { format!("{target}/{test}") } else { format!("{target}/{test}-{}", number + 1) })
 }
 
 /// Leaves out a file, or a whole folder, that holds a secret by design: a key file, a `file:` reference, the sandbox's own.

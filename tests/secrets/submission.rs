@@ -77,6 +77,7 @@ async fn a_job_from_file_to_signed_package_leaves_no_secret_in_home_logs_or_outp
     for signature in &handed_out {
         run_folder::register_secret(signature).unwrap();
     }
+    run_folder::register_home(&root.join("home")).unwrap();
     assert!(told.contains("DEBUG") || told.contains("debug"), "the log is as long as it can be: {told}");
     // Here as well, so that a leak is shown where it was made.
     let needles = Needles::of(handed_out.iter().chain([&secret.into_bytes()]));

@@ -34,7 +34,8 @@ pub struct SimHome {
 }
 
 const TURN_FOR: Duration = Duration::from_secs(1_200);
-const LISTING_LEASE: Duration = Duration::from_secs(60);
+/// Longer than a page may take: the handler's time, the longest wait for a permit, two calls that time out.
+const LISTING_LEASE: Duration = Duration::from_secs(300 + 900 + 2 * 300);
 const LISTING_FOR: Duration = Duration::from_secs(600);
 
 fn lost(what: &'static str) -> Unavailable {
@@ -266,9 +267,9 @@ impl Turns for SimHome {
         .await
     }
 
-    async fn end_turn(&self, key: &TurnKey, job: &JobKey) -> Result<(), Unavailable> {
+    async fn end_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Option<Moment>) -> Result<(), Unavailable> {
         self.in_memory("end turn", |state| {
-            if state.store.turns.get(key).is_some_and(|(holder, ..)| holder == job) {
+            if state.store.turns.get(key).is_some_and(|(holder, stamp, _)| holder == job && *stamp == begun_at) {
                 state.store.turns.remove(key);
             }
         })

@@ -88,9 +88,7 @@ impl Findings {
             broken.extend(note.as_ref().err().cloned());
             let took = took(watch.events(&key)).map(duration).unwrap_or_default();
             let text = if broken.is_empty() {
-                format!("{:<30} {took:>7}   {}", "signed, downloaded, verified", note.unwrap_or_default())
-                    .trim_end()
-                    .to_owned()
+                format!("signed, downloaded, verified {took:>7}   {}", note.unwrap_or_default()).trim_end().to_owned()
             } else {
                 broken.first().cloned().unwrap_or_default()
             };
@@ -146,7 +144,7 @@ impl Findings {
             self.broken.push(format!("the sandbox: {} products without a commit", self.count("orphans")));
         }
         for path in &self.secrets.found {
-            self.broken.push(format!("the account's secret stands in {}", path.display()));
+            self.broken.push(format!("the demo's secret stands in {}", path.display()));
         }
         if workers.killed != 1 {
             self.broken.push(format!("{} workers were killed, not one", workers.killed));
@@ -188,6 +186,22 @@ impl Findings {
             "seconds": took.as_secs_f64(),
             "verdict": self.verdict,
         })
+    }
+}
+
+#[cfg(test)]
+impl Findings {
+    /// What five drivers came to, with what is broken of it.
+    pub(super) fn sample(verdict: Value, lost: usize, packages: usize, secrets: &[&str], broken: &[&str]) -> Self {
+        Self {
+            stories: Vec::new(),
+            broken: broken.iter().map(|what| (*what).to_owned()).collect(),
+            packages: (0..packages).map(|number| format!("demo-out/{number}.zip").into()).collect(),
+            verdict,
+            secrets: Secrets { files: 34, found: secrets.iter().map(PathBuf::from).collect() },
+            jobs: 5,
+            lost,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod drivers;
 mod findings;
 mod folder;
+mod screen;
 mod table;
 mod workers;
 
@@ -25,7 +26,7 @@ use super::{
     context::Context,
     exit::Exit,
     intake::{self, Taken, Text},
-    output::{OutputFormat, Problem, duration},
+    output::{OutputFormat, Problem, Style, duration},
     signals::Signals,
     stop::{Outcome, Stop},
     watch::Watch,
@@ -192,33 +193,12 @@ fn conclude(
     if matches!(context.global.output, OutputFormat::Json | OutputFormat::Ndjson) {
         context.out.document(&findings.document(folder, took))?;
     } else {
-        let style = context.style;
-        let files = findings.packages.len();
-        // The last of the rows that moved has no line end behind it.
-        let gap = if style.is_live && context.aside.is_live { "\n\n" } else { "\n" };
-        let text = format!(
-            "{gap}{}   {}\n{}     {files} signed packages below {} · {} in all\n{}      longshore submit --help · README.md, \"your own account\"\n",
-            style.paint(super::output::Paint::Strong, "verdict"),
-            findings.verdict_line(),
-            style.paint(super::output::Paint::Strong, "files"),
-            arguments.out.display(),
-            duration(took),
-            style.paint(super::output::Paint::Strong, "next"),
-        );
-        let text: String = text.lines().map(|line| plain(&style, line) + "\n").collect();
+        let is_live = context.style.is_live && context.aside.is_live;
+        let text = screen::verdict(&Style { is_live, ..context.style }, findings, &arguments.out, took);
         context.out.text(&text)?;
     }
     if findings.broken.is_empty() {
         return Ok(Exit::Done);
     }
-    let problem = findings.broken.iter().cloned().fold(Problem::new("the demo failed"), Problem::what);
-    let problem = problem
-        .next(format!("read the workers' logs in {}", folder.logs().display()))
-        .next("report it with these logs; they hold no secrets");
-    Err(Stop::new(Exit::SomeFailed, problem))
-}
-
-/// A line with our own signs as the locale can show them, its colours kept.
-fn plain(style: &super::output::Style, line: &str) -> String {
-    if style.is_unicode { line.to_owned() } else { line.replace('·', "-").replace('…', "...") }
+    Err(Stop::new(Exit::SomeFailed, screen::failure(findings, &folder.logs())))
 }

@@ -16,6 +16,9 @@ use super::{
 /// Letters of a bar.
 const BAR: usize = 20;
 
+/// Columns that a text needs beside its label, else it stands below it.
+const LEAST_ROOM: usize = 30;
+
 /// Several rows, one for each thing that is under way.
 #[derive(Clone)]
 pub struct Rows {
@@ -119,7 +122,7 @@ impl Row {
         match &self.bar {
             Some(bar) if is_last => {
                 bar.set_style(template("{msg}"));
-                bar.finish_with_message(said);
+                bar.finish_with_message(folded(&style, &self.label, mark, text).unwrap_or(said));
             }
             Some(bar) => bar.set_message(said),
             None if self.said.as_deref() == Some(&said) => {}
@@ -139,6 +142,21 @@ fn template(text: &str) -> ProgressStyle {
 fn line(style: &Style, label: &str, mark: Option<Mark>, text: &str) -> String {
     let mark = mark.map(|mark| style.mark(mark) + " ").unwrap_or_default();
     format!("  {} {mark}{}", style.paint(Paint::Strong, label), style.text(text))
+}
+
+/// A line that is longer than the screen, over several: below its own beginning, or, where that leaves no room, below its
+/// label. None when it fits.
+fn folded(style: &Style, label: &str, mark: Mark, text: &str) -> Option<String> {
+    // Two blanks, the label, a blank, the mark, a blank.
+    let before = label.chars().count() + 5;
+    if before + text.chars().count() <= style.width {
+        return None;
+    }
+    let room = style.width.saturating_sub(before);
+    let (indent, room) = if room >= LEAST_ROOM { (before, room) } else { (4, style.width.saturating_sub(4)) };
+    let rest = Style::wrap(&style.text(text), room).join(&format!("\n{:indent$}", ""));
+    let first = line(style, label, Some(mark), "");
+    Some(if indent == before { first + &rest } else { format!("{}\n{:indent$}{rest}", first.trim_end(), "") })
 }
 
 /// `▕██████▌    ▏ 6.1 MiB of 8.0 MiB, 3.2 MiB/s, 1 s left`; without a total what is known.
@@ -198,6 +216,23 @@ mod tests {
         rows.row("audio", 10).failed("rejected \u{1b}[2J");
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn an_end_that_is_wider_than_the_screen_is_folded_below_itself() {
+        let text = "signed, downloaded, verified    8.0 s   looked once, adopted 14300000000000002";
+        let label = format!("{:<10} {:<32}", "audio", "the answer to \"create\" is lost");
+        let shown = |width| {
+            let style = Style { is_terminal: true, is_live: true, is_unicode: true, width, ..Style::plain() };
+            folded(&style, &label, Mark::Done, text)
+        };
+        assert_eq!(shown(140), None);
+        for width in [60, 80, 110] {
+            let folded = shown(width).unwrap();
+            assert!(folded.lines().all(|line| line.chars().count() <= width), "{folded}");
+            assert!(folded.contains("14300000000000002"), "an id is never cut: {folded}");
+        }
+        insta::assert_snapshot!([60, 110].map(|width| shown(width).unwrap()).join("\n\n"));
     }
 
     #[test]

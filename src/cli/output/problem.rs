@@ -68,7 +68,26 @@ impl Problem {
 }
 
 fn shown(style: &Style, text: &str) -> String {
-    style.text(&crate::telemetry::redact(text)).into_owned()
+    style.text(&without_numbers(&crate::telemetry::redact(text))).into_owned()
+}
+
+/// The system's own words without its number for them, ` (os error 2)`: a person has no use for it.
+fn without_numbers(text: &str) -> String {
+    const BEFORE: &str = " (os error ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once(BEFORE) {
+        out.push_str(before);
+        match behind.split_once(')') {
+            Some((number, behind)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest = behind,
+            Some(_) | None => {
+                out.push_str(BEFORE);
+                rest = behind;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 fn lines(out: &mut String, style: &Style, label: &str, texts: &[String]) {
@@ -99,6 +118,20 @@ impl From<&Mistakes> for Problem {
             what: mistakes.list.iter().map(ToString::to_string).collect(),
             next: vec!["longshore config check".to_owned()],
             ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_numbers_are_left_out_and_its_words_stay() {
+        let text = "/srv/a.cab: No such file or directory (os error 2); /srv/b: File exists (os error 17)";
+        assert_eq!(without_numbers(text), "/srv/a.cab: No such file or directory; /srv/b: File exists");
+        for other in ["a (os error 2", "a (os error two)", "plain"] {
+            assert_eq!(without_numbers(other), other);
         }
     }
 }

@@ -147,8 +147,10 @@ pub(super) fn new_product(name: &str) -> Value {
 }
 
 pub(super) fn package() -> Vec<u8> {
+    // Built once: a cabinet holds the time at which it was built, and tests compare one with another.
+    static PACKAGE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     let inf = package::tests::INF.as_bytes();
-    package::tests::cabinet(&[("nic\\nic.inf", inf), ("nic\\nic.sys", &[9; 5000])])
+    PACKAGE.get_or_init(|| package::tests::cabinet(&[("nic\\nic.inf", inf), ("nic\\nic.sys", &[9; 5000])])).clone()
 }
 
 /// The URL of the download of this kind.

@@ -6,13 +6,14 @@ use longshore::{
     domain::{
         claim::{Outcome, Policy, begin},
         event::{Class, End, EndName, Name, Reason},
+        ids::AccountName,
         settlement::{Entry, Next},
         step::{Kind, Step},
-        ticket::Ticket,
+        ticket::{SignInRefused, Ticket},
         time::Moment,
     },
-    embedded::{Accepted, Cancelled, DeadLetters, Replayed, State, Worker},
-    engine::ports::{Memory, Origin, Queue, Settled, Swapped},
+    embedded::{Accepted, Cancelled, DeadLetters, Options, Replayed, State, Worker},
+    engine::ports::{Listing, Listings, Memory, Origin, Queue, Quota, Settled, Swapped},
 };
 
 use super::OneFile;
@@ -96,6 +97,61 @@ async fn a_worker_of_its_own_jobs_takes_no_others() {
     assert_eq!(mine.key(), key("not-there-yet"));
 }
 
+fn knows(names: &[&str]) -> impl FnOnce(&mut Options) {
+    let names: BTreeSet<AccountName> = names.iter().map(|name| AccountName::parse(name).unwrap()).collect();
+    |options| options.accounts = Some(names)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_given_to_a_worker_that_knows_its_account_while_there_is_one() {
+    let harness = OneFile::with(knows(&["contoso"]));
+    let other_home = harness.beside(knows(&["fabrikam"]));
+    let other = other_home.worker().unwrap();
+    let worker = harness.home.worker().unwrap();
+    harness.home.accept(ticket("a")).await.unwrap();
+    assert_quiet(&other, Kind::Submission).await;
+    other.restrict_to(&BTreeSet::from([key("a")]));
+    assert_quiet(&other, Kind::Submission).await;
+    let (held, mine) = receive(&worker, Kind::Submission).await;
+    assert_eq!(mine.key(), key("a"));
+    drop(held);
+    drop(other);
+    // One that works its own jobs only takes no others, so it keeps nobody from them.
+    let other = other_home.worker().unwrap();
+    worker.restrict_to(&BTreeSet::new());
+    let (held, theirs) = receive(&other, Kind::Submission).await;
+    assert_eq!(theirs.key(), key("a"), "nobody else is left who could say that the account is unknown");
+    drop(held);
+    // So does one that is gone.
+    let knowing = harness.home.worker().unwrap();
+    let (held, _) = receive(&knowing, Kind::Submission).await;
+    drop(held);
+    drop(knowing);
+    let (_held, theirs) = receive(&other, Kind::Submission).await;
+    assert_eq!(theirs.key(), key("a"));
+    // What is no job's is for whoever comes.
+    let _knowing = harness.home.worker().unwrap();
+    harness.home.put(Kind::Submission, Origin::Producer, "{".to_owned()).await.unwrap();
+    assert_eq!(within(other.receive(Kind::Submission)).await.unwrap().body, "{");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_goes_to_the_next_when_its_reader_let_go_of_its_job_without_a_word() {
+    let harness = OneFile::fresh().await;
+    harness.home.accept(ticket("a")).await.unwrap();
+    let worker = harness.home.worker().unwrap();
+    let held = take(&worker, worker.id(), 1, Kind::Submission).await;
+    let now = worker.load(&key("a")).await.unwrap().now;
+    let first = Listing::Ours { next: None };
+    assert_eq!(worker.join_listing(&key("a").account, now, &key("a")).await.unwrap(), first);
+    assert_eq!(worker.join_listing(&key("b").account, now, &key("b")).await.unwrap(), Listing::Read);
+    // A panic: its delivery is dropped, and comes again.
+    drop(held.delivery);
+    within(async { while worker.join_listing(&key("b").account, now, &key("b")).await.unwrap() == Listing::Read {} })
+        .await;
+    assert!(worker.add_page(&key("b").account, &key("b"), &[], None).await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_out_again_and_again_ends_as_poison() {
     let harness = OneFile::with(|options| options.delivery_limit = 3);
@@ -177,6 +233,93 @@ async fn a_wish_wakes_a_parked_job() {
     let held = take(&worker, worker.id(), 2, Kind::Submission).await;
     assert!(held.record.wish.is_some());
     assert_eq!(harness.home.wish_cancel(&key("nobody")).await.unwrap(), Cancelled::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_during_a_call_wakes_what_the_call_parks_once() {
+    let harness = OneFile::fresh().await;
+    harness.home.accept(ticket("a")).await.unwrap();
+    let worker = harness.home.worker().unwrap();
+    let held = take(&worker, worker.id(), 1, Kind::Submission).await;
+    let wished = harness.home.wish_cancel(&key("a")).await.unwrap();
+    assert_eq!(wished, Cancelled::Requested { looks_at: None });
+    // A 429: not executed, and a long pause.
+    let pause = harness.home.now().await.unwrap().after(Duration::from_hours(1));
+    let next = Next::Ticket(Box::new(next_try(&held.ticket).parked(pause)));
+    let done = settlement(&held.ticket, Some(held.me), Entry::Outcome(Outcome::NotExecuted), next);
+    worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();
+    harness.advance(Duration::from_millis(1)).await;
+    let held = take(&worker, worker.id(), 2, Kind::Submission).await;
+    assert!(held.record.wish.is_some());
+    // Whoever parks it knowing of the wish has a reason, and is not woken over and over.
+    let next = Next::Ticket(Box::new(held.ticket.clone().parked(pause)));
+    let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, next);
+    worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();
+    assert_eq!(harness.home.job(&key("a")).await.unwrap().unwrap().summary.next_due, Some(pause));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_during_a_call_whose_answer_is_lost_leaves_it_its_look() {
+    let harness = OneFile::fresh().await;
+    harness.home.accept(ticket("a")).await.unwrap();
+    let worker = harness.home.worker().unwrap();
+    let held = take(&worker, worker.id(), 1, Kind::Submission).await;
+    let loaded = worker.load(&key("a")).await.unwrap();
+    let begun = begin(&loaded, held.me, &Policy::default()).unwrap();
+    assert_eq!(worker.swap(&key("a"), loaded.birth.epoch, loaded.version, &begun).await.unwrap(), Swapped::Done);
+    harness.home.wish_cancel(&key("a")).await.unwrap();
+    let look = loaded.now.after(Duration::from_mins(1));
+    let next = Next::Ticket(Box::new(next_try(&held.ticket).parked(look)));
+    let done = settlement(&held.ticket, Some(held.me), Entry::Outcome(Outcome::Unclear), next);
+    worker.settle(held.delivery, Some(&key("a")), done).await.unwrap();
+    assert_eq!(harness.home.job(&key("a")).await.unwrap().unwrap().summary.next_due, Some(look));
+}
+
+/// Parks the job's ticket for an hour, as it is left.
+async fn park(harness: &OneFile, worker: &Worker, number: u64, mark: impl FnOnce(&mut Ticket)) -> Moment {
+    let held = take(worker, worker.id(), number, Kind::Submission).await;
+    let due = harness.home.now().await.unwrap().after(Duration::from_hours(1));
+    let mut parked = held.ticket.clone().parked(due);
+    mark(&mut parked);
+    let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, Next::Ticket(Box::new(parked)));
+    worker.settle(held.delivery, Some(&held.ticket.key()), done).await.unwrap();
+    due
+}
+
+fn waits_for_sign_in(ticket: &mut Ticket) {
+    let at = Moment::from_millis(1);
+    ticket.sign_in = Some(SignInRefused { at, message: "AADSTS7000222".to_owned(), next: "a new secret".to_owned() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_sign_in_alone_is_woken_by_who_has_mended_it() {
+    let harness = OneFile::fresh().await;
+    let (home, a) = (&harness.home, key("a"));
+    home.accept(ticket("a")).await.unwrap();
+    let worker = home.worker().unwrap();
+    let due = async || home.job(&a).await.unwrap().unwrap().summary.next_due.unwrap();
+    let parked = park(&harness, &worker, 1, |_| {}).await;
+    assert!(!home.wake_signed_in(&a).await.unwrap(), "it waits for something else");
+    assert_eq!(due().await, parked);
+    harness.advance(Duration::from_hours(1)).await;
+    let parked = park(&harness, &worker, 2, waits_for_sign_in).await;
+    let pause = worker.throttled(&a.account, Duration::from_secs(20)).await.unwrap();
+    assert!(!home.wake_signed_in(&a).await.unwrap(), "the service asked for a pause");
+    assert_eq!(due().await, parked);
+    harness.advance(pause.since(home.now().await.unwrap())).await;
+    assert!(home.wake_signed_in(&a).await.unwrap());
+    assert!(due().await <= home.now().await.unwrap());
+    assert!(!home.wake_signed_in(&a).await.unwrap(), "it is due already");
+    // In doubt it keeps the time of its look.
+    let held = take(&worker, worker.id(), 3, Kind::Submission).await;
+    let loaded = worker.load(&a).await.unwrap();
+    let begun = begin(&loaded, held.me, &Policy::default()).unwrap();
+    assert_eq!(worker.swap(&a, loaded.birth.epoch, loaded.version, &begun).await.unwrap(), Swapped::Done);
+    let mut next = next_try(&held.ticket).parked(loaded.now.after(Duration::from_hours(1)));
+    waits_for_sign_in(&mut next);
+    let done = settlement(&held.ticket, Some(held.me), Entry::Outcome(Outcome::Unclear), Next::Ticket(Box::new(next)));
+    worker.settle(held.delivery, Some(&a), done).await.unwrap();
+    assert!(!home.wake_signed_in(&a).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,20 @@
 //! The embedded home under the suite, and what is its own: the file, its limits and what people are shown.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use crate::{
+    harness::{Harness, RATE, account},
+    run_folder,
+};
 use longshore::{
     domain::{event::Event, ids::JobKey, quota::Limits, step::Place, ticket::Ticket},
     embedded::{DeadLetters, Embedded, EventFilter, Options, Shift, Worker},
     engine::ports::Origin,
 };
-use tempfile::TempDir;
-
-use crate::harness::{Harness, RATE, account};
 
 mod decisions;
 mod shown;
@@ -17,7 +22,7 @@ mod shown;
 /// The embedded home in a folder of its own.
 pub(crate) struct OneFile {
     pub home: Embedded,
-    _folder: TempDir,
+    folder: PathBuf,
     pub shift: Shift,
 }
 
@@ -29,11 +34,19 @@ pub(crate) fn options(folder: &Path) -> Options {
 
 impl OneFile {
     pub(crate) fn with(change: impl FnOnce(&mut Options)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut options = options(folder.path());
+        let folder = run_folder::folder_of_this_test("ports").unwrap();
+        let mut options = options(&folder);
         change(&mut options);
         let shift = options.shift.clone();
-        Self { home: Embedded::open(options).unwrap(), _folder: folder, shift }
+        Self { home: Embedded::open(options).unwrap(), folder, shift }
+    }
+
+    /// Another process's home on the same file, of another configuration.
+    pub(crate) fn beside(&self, change: impl FnOnce(&mut Options)) -> Embedded {
+        let mut options = options(&self.folder);
+        options.shift = self.shift.clone();
+        change(&mut options);
+        Embedded::open(options).unwrap()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore::{
     domain::{
         event::{End, EndName, Name},
-        ids::AccountName,
+        ids::{AccountName, JobId},
         settlement::{Entry, Next},
         step::Kind,
         time::Moment,
@@ -72,6 +72,26 @@ async fn events_are_followed_by_their_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_found_by_its_whole_id_in_every_account() {
+    let harness = OneFile::fresh().await;
+    let of_account = |id: &str, account: &str| {
+        let mut ticket = ticket(id);
+        ticket.job.account = AccountName::parse(account).unwrap();
+        ticket
+    };
+    for (id, account) in [("nic", "fabrikam"), ("nic", "contoso"), ("nic-1", "contoso"), ("my-nic", "fabrikam")] {
+        harness.home.accept(of_account(id, account)).await.unwrap();
+    }
+    let named = async |id: &str| {
+        let keys = harness.home.named(&JobId::parse(id).unwrap()).await.unwrap();
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(named("nic").await, ["contoso/nic", "fabrikam/nic"]);
+    assert_eq!(named("nic-1").await, ["contoso/nic-1"]);
+    assert!(named("ni").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_and_sizes_are_told() {
     let harness = OneFile::fresh().await;
     assert!(harness.home.workers().await.unwrap().is_empty());
@@ -81,6 +101,14 @@ async fn workers_and_sizes_are_told() {
     let workers = harness.home.workers().await.unwrap();
     assert_eq!((workers.len(), workers[0].id, workers[0].messages), (1, worker.id(), 1));
     assert_eq!(workers[0].pid, std::process::id());
+    assert!(!workers[0].is_restricted);
+    let own = harness.home.worker().unwrap();
+    own.restrict_to(&std::collections::BTreeSet::new());
+    let is_told = async || {
+        let workers = harness.home.workers().await.unwrap();
+        workers.iter().any(|worker| worker.id == own.id() && worker.is_restricted)
+    };
+    within(async { while !is_told().await {} }).await;
     let size = harness.home.size().await.unwrap();
     assert_eq!((size.jobs, size.messages, size.events, size.dead_letters), (1, 1, 1, 0));
     assert!(size.bytes > 0);

@@ -34,9 +34,11 @@ macro_rules! port_suite {
             settle::a_message_that_never_was_a_job_is_set_aside
             turns::a_turn_is_for_one_job_until_it_is_given_back
             turns::a_stamp_stays_with_its_turn_and_proves_until_another_has_had_it
+            turns::who_does_not_know_of_a_stamp_does_not_give_its_turn_back
             turns::the_first_fact_about_an_owner_stays
             listings::a_listing_is_read_by_one_and_used_by_all
             listings::another_goes_on_from_the_next_link
+            listings::a_page_may_take_as_long_as_its_call_and_its_waits
             listings::a_listing_that_began_too_early_is_read_anew_and_the_old_one_stays_readable
             listings::a_page_that_fails_five_times_makes_the_listing_incomplete
             quota::all_workers_together_stay_within_the_rate

@@ -27,9 +27,9 @@ pub(crate) async fn a_turn_is_for_one_job_until_it_is_given_back<H: Harness>() {
     for other in [&product, &stranger] {
         assert_eq!(two.take_turn(other, &key("b")).await.unwrap(), FREE);
     }
-    two.end_turn(&name, &key("b")).await.unwrap();
+    two.end_turn(&name, &key("b"), None).await.unwrap();
     assert_eq!(two.take_turn(&name, &key("b")).await.unwrap(), Turn::Held);
-    one.end_turn(&name, &key("a")).await.unwrap();
+    one.end_turn(&name, &key("a"), None).await.unwrap();
     assert_eq!(two.take_turn(&name, &key("b")).await.unwrap(), FREE);
     assert_eq!(one.take_turn(&name, &key("a")).await.unwrap(), Turn::Held);
 }
@@ -56,6 +56,28 @@ pub(crate) async fn a_stamp_stays_with_its_turn_and_proves_until_another_has_had
     assert_eq!(home.take_turn(&name, &key("b")).await.unwrap(), FREE);
     harness.advance(Duration::from_mins(21)).await;
     assert_eq!(home.take_turn(&name, &key("a")).await.unwrap(), FREE, "b may have created in between");
+}
+
+pub(crate) async fn who_does_not_know_of_a_stamp_does_not_give_its_turn_back<H: Harness>() {
+    let harness = H::fresh().await;
+    let (frozen, _) = harness.worker().await;
+    let (present, _) = harness.worker().await;
+    let name = TurnKey::Name(account(), "NIC".to_owned());
+    // A worker takes the turn, stands still, and loses its claim; the job's next claim takes and stamps the turn.
+    assert_eq!(frozen.take_turn(&name, &key("a")).await.unwrap(), FREE);
+    assert_eq!(present.take_turn(&name, &key("a")).await.unwrap(), FREE);
+    let first = present.load(&key("a")).await.unwrap().now;
+    assert!(present.stamp_turn(&name, &key("a"), first).await.unwrap());
+    // It wakes, and gives back what it took.
+    frozen.end_turn(&name, &key("a"), None).await.unwrap();
+    assert_eq!(present.take_turn(&name, &key("b")).await.unwrap(), Turn::Held, "the create is under way");
+    // The same with an older stamp of its own.
+    let second = first.after(Duration::from_millis(1));
+    assert!(present.stamp_turn(&name, &key("a"), second).await.unwrap());
+    frozen.end_turn(&name, &key("a"), Some(first)).await.unwrap();
+    assert_eq!(frozen.take_turn(&name, &key("a")).await.unwrap(), Turn::Ours { begun_at: Some(second) });
+    present.end_turn(&name, &key("a"), Some(second)).await.unwrap();
+    assert_eq!(present.take_turn(&name, &key("b")).await.unwrap(), FREE);
 }
 
 pub(crate) async fn the_first_fact_about_an_owner_stays<H: Harness>() {
