@@ -98,8 +98,8 @@ impl Turns for Fleet {
         self.memory.stamp_turn(key, job, begun_at).await
     }
 
-    async fn end_turn(&self, key: &TurnKey, job: &JobKey) -> Result<(), Unavailable> {
-        self.memory.end_turn(key, job).await
+    async fn end_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Option<Moment>) -> Result<(), Unavailable> {
+        self.memory.end_turn(key, job, begun_at).await
     }
 
     async fn own(&self, account: &AccountName, product: ProductId, job: &JobKey) -> Result<(), Unavailable> {

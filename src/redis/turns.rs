@@ -18,12 +18,12 @@ impl Store {
         }
     }
 
-    async fn turn(&self, verb: &str, key: &TurnKey, job: &JobKey, stamp: Moment) -> Result<Vec<String>, Unavailable> {
+    async fn turn(&self, verb: &str, key: &TurnKey, job: &JobKey, stamp: Option<Moment>) -> Result<Vec<String>, Unavailable> {
         let span = millis(self.options().turn_for);
         let mut call = self.inner.scripts.turn.prepare_invoke();
         call.key(self.born()).key(self.turn_key(key)).arg(verb).arg(job.to_string()).arg(span);
         // Remembered for longer than it holds: a mark that ran out proves again once its own job has it again.
-        call.arg(span.saturating_mul(72)).arg(stamp.as_millis());
+        call.arg(span.saturating_mul(72)).arg(stamp.map_or_else(String::new, |at| at.as_millis().to_string()));
         self.run(&mut call).await
     }
 
@@ -34,7 +34,7 @@ impl Store {
 
 impl Turns for Store {
     async fn take_turn(&self, key: &TurnKey, job: &JobKey) -> Result<Turn, Unavailable> {
-        let answer = self.turn("take", key, job, Moment::default()).await?;
+        let answer = self.turn("take", key, job, None).await?;
         match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["held"] => Ok(Turn::Held),
             ["ours", ""] => Ok(Turn::Ours { begun_at: None }),
@@ -47,11 +47,11 @@ impl Turns for Store {
     }
 
     async fn stamp_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Moment) -> Result<bool, Unavailable> {
-        Ok(self.turn("stamp", key, job, begun_at).await?.first().is_some_and(|word| word == "ours"))
+        Ok(self.turn("stamp", key, job, Some(begun_at)).await?.first().is_some_and(|word| word == "ours"))
     }
 
-    async fn end_turn(&self, key: &TurnKey, job: &JobKey) -> Result<(), Unavailable> {
-        self.turn("end", key, job, Moment::default()).await.map(|_| ())
+    async fn end_turn(&self, key: &TurnKey, job: &JobKey, begun_at: Option<Moment>) -> Result<(), Unavailable> {
+        self.turn("end", key, job, begun_at).await.map(|_| ())
     }
 
     async fn own(&self, account: &AccountName, product: ProductId, job: &JobKey) -> Result<(), Unavailable> {

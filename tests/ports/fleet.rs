@@ -18,7 +18,7 @@ use longshore::{
         event::{Event, Name},
         ids::JobKey,
         quota::Limits,
-        step::{Kind, Place},
+        step::Kind,
         ticket::Ticket,
         time::Moment,
     },
@@ -27,7 +27,6 @@ use longshore::{
     rabbitmq::{self, Names, Rabbit, topology},
     redis::{self, Address, Scope, Store, Tls},
 };
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +44,6 @@ pub(crate) struct Servers {
     looker: lapin::Channel,
     events: tokio::sync::Mutex<Vec<Event>>,
     _looking: lapin::Connection,
-    _folder: TempDir,
     supervisors: Mutex<JoinSet<()>>,
     stops: Mutex<BTreeMap<u128, CancellationToken>>,
 }
@@ -80,9 +78,9 @@ impl Harness for Servers {
 
     async fn fresh() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::run_folder::folder_of_this_test("ports").unwrap();
         let broker = RabbitMq::shared(&crate::run_folder::root().join(format!("rabbitmq-{}", std::process::id())));
-        let redis = Redis::start(&folder.path().join("redis"));
+        let redis = Redis::start(&folder.join("redis"));
         let prefix = format!("ports{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let uri = broker.url();
         let looking = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.unwrap();
@@ -104,7 +102,6 @@ impl Harness for Servers {
             looker,
             events: tokio::sync::Mutex::default(),
             _looking: looking,
-            _folder: folder,
             supervisors: Mutex::new(JoinSet::new()),
             stops: Mutex::default(),
         };
@@ -130,12 +127,7 @@ impl Harness for Servers {
 
     async fn put(&self, ticket: &Ticket) {
         let (rabbit, stop) = self.connect().await;
-        if ticket.place == Place::FIRST && ticket.due.is_none() {
-            let body = serde_json::to_vec(&ticket.job).unwrap();
-            rabbit.submit(&ticket.job, body).await.unwrap();
-        } else {
-            rabbit.publish(ticket).await.unwrap();
-        }
+        rabbit.publish(ticket).await.unwrap();
         stop.cancel();
         rabbit.gone().await;
     }

@@ -20,9 +20,6 @@ mod suite;
 mod embedded;
 mod fleet;
 mod processes;
-#[path = "../secrets/run_folder.rs"]
-#[allow(dead_code, reason = "shared with other targets")]
-mod run_folder;
 #[path = "../servers/mod.rs"]
 #[allow(dead_code, unreachable_pub, clippy::print_stderr, missing_docs, reason = "shared with other targets")]
 mod servers;

@@ -1,4 +1,6 @@
--- KEYS: birth mark, turn. ARGV: take | stamp | end, job, life of a turn in ms, how long it is remembered in ms, begun_at.
+-- KEYS: birth mark, turn.
+-- ARGV: take | stamp | end, job, life of a turn in ms, how long it is remembered in ms, begun_at or ''.
+-- Only who knows of the last stamp gives the turn back.
 -- A turn of another life of the memory names nobody: what happened in between is not known.
 local now = now_ms()
 local life = birth(KEYS[1], now)
@@ -38,7 +40,7 @@ elseif verb == 'stamp' then
   begun_at = tonumber(ARGV[5])
   write()
   return { 'ours' }
-elseif holder == job then
+elseif holder == job and begun_at == tonumber(ARGV[5]) then
   redis.call('DEL', KEYS[2])
 end
 return { 'over' }
