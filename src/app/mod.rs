@@ -95,12 +95,12 @@ impl App {
         let endpoint = Counted::new(endpoint, metrics.clone());
         let tokens = Cache::new(Shelf::new(home.clone()), endpoint, SystemClock::default(), keys::keyring(&loaded)?);
         let tokens = tokens.with(settings::identity(&told));
-        let api = hardware::Client::new(told.endpoints.hardware.url(), client.clone(), told.http.response_timeout)?;
+        let api = hardware::Client::new(told.endpoints.hardware.url(), client, told.http.response_timeout)?;
         let api = api.with_largest_answer(settings::largest_answer(&told));
         let service = Arc::new(Service::new(Arc::clone(&told), tokens, api, metrics.clone()));
         let spools = loaded.data_dir().join("spool");
         let spool = spools.join(crate::clock::uuid_v4().simple().to_string());
-        let packages = Packages::new(&told, client, keys::keyring(&loaded)?, spool.clone(), metrics.clone());
+        let packages = Packages::new(&told, keys::keyring(&loaded)?, spool.clone(), metrics.clone());
         let packages = Arc::new(packages.map_err(Error::Sources)?);
         Ok(Self { loaded, home, service, packages, metrics, spool })
     }

@@ -38,7 +38,8 @@ pub struct Packages {
     limits: source::Limits,
     sinks: SinkRules,
     transfer: transfer::Settings,
-    http: http::Client,
+    uploads: http::Client,
+    downloads: http::Client,
     keys: Keyring,
     spool: PathBuf,
     known: Mutex<VecDeque<(String, LocalPackage)>>,
@@ -58,21 +59,24 @@ impl Packages {
     /// [`Failure::Permanent`] when no client can be built.
     pub(super) fn new(
         told: &Settings,
-        http: http::Client,
         keys: Keyring,
         spool: PathBuf,
         metrics: Metrics,
     ) -> Result<Self, Failure> {
         let internal = |error: http::Error| Failure::Permanent(Cause::new(Kind::Internal, error.to_string()));
         let rules = settings::sources(told).map_err(internal)?;
-        let builder = http::builder(&settings::http(told)).map_err(internal)?;
+        let (connections, transfer) = (settings::http(told), settings::transfer(told));
+        let received = http::Stream::Received { idle: transfer.idle_timeout };
+        let sent = http::Stream::Sent { stall: transfer.stall_timeout };
+        let builder = http::stream_builder(&connections, received).map_err(internal)?;
         Ok(Self {
             fetcher: source::Fetcher::new(builder, rules.clone())?,
             rules,
             limits: settings::source_limits(told),
             sinks: settings::sinks(told),
-            transfer: settings::transfer(told),
-            http,
+            uploads: http::stream_client(&connections, sent).map_err(internal)?,
+            downloads: http::stream_client(&connections, received).map_err(internal)?,
+            transfer,
             keys,
             spool,
             known: Mutex::default(),
@@ -275,7 +279,7 @@ impl ports::Packages for Packages {
     ) -> Result<Upload, Failure> {
         let local = self.local(package, Some(&facts.sha256)).await?;
         let hooks = Hooks::new(hooks, slot);
-        match upload::upload(&self.http, &self.transfer, &local, &hooks).await? {
+        match upload::upload(&self.uploads, &self.transfer, &local, &hooks).await? {
             upload::Outcome::Uploaded(uploaded) => {
                 self.metrics.transferred(Direction::Upload, uploaded.sent);
                 Ok(Upload::Done { bytes: local.size })
@@ -295,7 +299,7 @@ impl ports::Packages for Packages {
         let target = blocking(move || sinks.resolve(&folder, &name)).await?;
         let wanted = download::Wanted { target, max_bytes: self.limits.max_bytes, overwrite: fetch.spec.overwrite };
         let hooks = Hooks::new(hooks, url);
-        match download::download(&self.http, &self.transfer, &wanted, &hooks).await? {
+        match download::download(&self.downloads, &self.transfer, &wanted, &hooks).await? {
             download::Outcome::Downloaded(file) => {
                 self.metrics.transferred(Direction::Download, file.size);
                 let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());

@@ -181,6 +181,7 @@ pub fn transfer(settings: &config::Settings) -> transfer::Settings {
         request_timeout: transfer.base_timeout,
         min_rate: transfer.least_rate.0,
         idle_timeout: transfer.idle_timeout,
+        stall_timeout: transfer.stall_timeout,
         renew_margin: transfer.renew_url_before,
         max_renewals: transfer.max_renewals,
         commit_rounds: transfer.commit_rounds,
@@ -208,6 +209,7 @@ pub fn source_limits(settings: &config::Settings) -> source::Limits {
         max_bytes: settings.transfer.max_package.0,
         answer: settings.transfer.base_timeout,
         idle: settings.transfer.idle_timeout,
+        least_rate: settings.transfer.least_rate.0,
     }
 }
 

@@ -33,7 +33,7 @@ use crate::domain::{
     ids::Sha256,
 };
 
-/// Bytes written between two looks at the clock of the caller.
+/// Bytes written between two words about progress.
 const STRIDE: u64 = 1 << 20;
 
 /// What is wanted, and where.
@@ -368,10 +368,7 @@ impl<H: Hooks> Session<'_, H> {
             }
             _ => {
                 let headers = answer.headers().clone();
-                let body = match timeout(self.settings.request_timeout, answer.text()).await {
-                    Ok(Ok(text)) if text.len() < 64 << 10 => text,
-                    Ok(_) | Err(_) => String::new(),
-                };
+                let body = blob::text(answer, blob::MAX_ERROR_BODY, self.settings).await.unwrap_or_default();
                 return Ok(Read::Broken(Trouble::read(what, status, &headers, &body)));
             }
         };
@@ -410,9 +407,10 @@ impl<H: Hooks> Session<'_, H> {
             if written - reported >= STRIDE {
                 reported = written;
                 self.hooks.progress(written, total.unwrap_or(written));
-                if self.hooks.out_of_time() {
-                    break Read::OutOfTime;
-                }
+            }
+            // Not by bytes: a body that drips ends here, whatever it still promises.
+            if self.hooks.out_of_time() {
+                break Read::OutOfTime;
             }
         };
         file.flush().await.map_err(|error| no(&error))?;

@@ -132,7 +132,8 @@ impl<H: Hooks> Session<'_, H> {
             Stopped::Trouble(trouble) => trouble,
         };
         self.renewal.heard(trouble.date, false);
-        if trouble.is_busy() {
+        // A line that is too slow for all blocks at once carries one.
+        if trouble.is_busy() || trouble.kind == Kind::Timeout {
             self.lanes = (self.lanes / 2).max(1);
             self.streak = 0;
         }

@@ -53,12 +53,14 @@ pub struct Settings {
     pub backoff_base: Duration,
     /// Longest backoff. A longer pause asked for by the service ends the transfer as transient, to be parked.
     pub backoff_cap: Duration,
-    /// What a request may take before the first byte of its body counts.
+    /// What a request may take before its size counts.
     pub request_timeout: Duration,
     /// The slowest rate that is not a time-out, in bytes per second.
     pub min_rate: u64,
-    /// A body of which no byte moves for this long is given up.
+    /// An answer of which no byte comes for this long is given up.
     pub idle_timeout: Duration,
+    /// A body of which no byte goes for this long is given up, and sent again.
+    pub stall_timeout: Duration,
     /// A signed URL that ends within this time is renewed before the next request.
     pub renew_margin: Duration,
     /// Signed URLs of one transfer that are replaced because the service refused them.
@@ -80,6 +82,7 @@ impl Default for Settings {
             request_timeout: Duration::from_mins(1),
             min_rate: 100 << 10,
             idle_timeout: Duration::from_mins(1),
+            stall_timeout: Duration::from_mins(1),
             renew_margin: Duration::from_mins(10),
             max_renewals: 3,
             commit_rounds: 2,

@@ -143,11 +143,21 @@ pub struct Limits {
     pub answer: Duration,
     /// Without a byte.
     pub idle: Duration,
+    /// Bytes per second on the average, beyond the time until an answer: what is slower is given up. Ends what drips.
+    pub least_rate: u64,
+}
+
+impl Limits {
+    /// Until so many bytes have to be there.
+    fn whole(&self, bytes: u64) -> Duration {
+        self.answer.saturating_add(self.idle).saturating_add(Duration::from_secs(bytes.div_ceil(self.least_rate.max(1))))
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: super::MAX_PACKAGE, answer: Duration::from_mins(1), idle: Duration::from_mins(1) }
+        let minute = Duration::from_mins(1);
+        Self { max_bytes: super::MAX_PACKAGE, answer: minute, idle: minute, least_rate: 100 << 10 }
     }
 }
 
@@ -246,7 +256,12 @@ async fn spool_body(mut answer: reqwest::Response, path: &Path, limits: Limits) 
     let file = File::create_new(path).await.map_err(|error| disk("write", path, &error))?;
     let mut file = BufWriter::with_capacity(256 << 10, file);
     let mut size = 0_u64;
+    let begun = clock::monotonic();
     loop {
+        if begun.elapsed() > limits.whole(size) {
+            let text = format!("the source {shown} sends less than {} bytes per second", limits.least_rate);
+            return Err(transient(Kind::Timeout, text));
+        }
         let chunk = match timeout(limits.idle, answer.chunk()).await {
             Err(_) => return Err(transient(Kind::Timeout, format!("the source {shown} sends nothing any more"))),
             Ok(Err(error)) => return Err(unreachable_source(&shown, &error)),
