@@ -25,7 +25,12 @@ use crate::{
     package::{preflight, verify},
     seal::Keyring,
     telemetry::{Direction, Metrics},
-    transfer::{self, LocalPackage, download, sink::SinkRules, source, upload},
+    transfer::{
+        self, LocalPackage, download,
+        pace::{Pace, limited},
+        sink::SinkRules,
+        source, upload,
+    },
 };
 
 /// Packages whose hashes are remembered from preflight to verification; more are read again.
@@ -57,12 +62,7 @@ impl Packages {
     ///
     /// # Errors
     /// [`Failure::Permanent`] when no client can be built.
-    pub(super) fn new(
-        told: &Settings,
-        keys: Keyring,
-        spool: PathBuf,
-        metrics: Metrics,
-    ) -> Result<Self, Failure> {
+    pub(super) fn new(told: &Settings, keys: Keyring, spool: PathBuf, metrics: Metrics) -> Result<Self, Failure> {
         let internal = |error: http::Error| Failure::Permanent(Cause::new(Kind::Internal, error.to_string()));
         let rules = settings::sources(told).map_err(internal)?;
         let (connections, transfer) = (settings::http(told), settings::transfer(told));
@@ -89,10 +89,7 @@ impl Packages {
     /// # Errors
     /// [`Failure::Permanent`], kind source.
     pub fn check_source(&self, spec: &PackageSpec) -> Result<(), Failure> {
-        if spec.credential.is_some() {
-            let message = "a credential beside a source is not available in this version; use a signed URL";
-            return Err(Failure::Permanent(Cause::new(Kind::Source, message)));
-        }
+        refuse_credential(spec)?;
         self.rules.check(&self.open(spec)?)
     }
 
@@ -102,7 +99,7 @@ impl Packages {
     /// [`Failure`], kind sink or local I/O.
     pub async fn check_sink(&self, folder: &str) -> Result<(), Failure> {
         let (sinks, folder) = (self.sinks.clone(), folder.to_owned());
-        blocking(move || sinks.permit(&folder)).await
+        self.on_file(Path::new(&folder.clone()), move |_| sinks.permit(&folder)).await
     }
 
     /// The source with its query sealed, as it is stored.
@@ -111,6 +108,15 @@ impl Packages {
     /// [`crate::seal::Error`].
     pub fn seal(&self, source: &str) -> Result<String, crate::seal::Error> {
         keys::seal_source(&self.keys, source)
+    }
+
+    /// Work on a file, left behind when it shows no sign of life.
+    async fn on_file<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce(&Pace) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        limited(self.transfer.file_timeout, path, work).await
     }
 
     fn open(&self, spec: &PackageSpec) -> Result<String, Failure> {
@@ -129,13 +135,13 @@ impl Packages {
         let is_expected = |package: &LocalPackage| expected.is_none_or(|hash| *hash == package.sha256);
         if let Some(package) = remembered.filter(is_expected) {
             let check = package.clone();
-            if blocking(move || check.recheck()).await.is_ok() {
+            if self.on_file(&package.path, move |pace| check.recheck(pace)).await.is_ok() {
                 return Ok(package);
             }
         }
         let url = self.open(spec)?;
         let spool = self.spool.clone();
-        blocking(move || make(&spool)).await?;
+        self.on_file(&self.spool, move |_| make(&spool)).await?;
         let package = self.fetcher.fetch(&url, &self.spool, self.limits).await?;
         if let Some(expected) = expected.filter(|hash| **hash != package.sha256) {
             let message = format!("the source changed: its SHA-256 should be {expected} and is {}", package.sha256);
@@ -163,10 +169,9 @@ impl Packages {
         let facts = PackageFacts { sha256: package.sha256, size: package.size, files: 0, inf_files: 0 };
         let (harness, signatures) = wanted(product);
         let path = package.path.clone();
-        let report = blocking(move || Ok(preflight::check(&path, &harness, &signatures)))
-            .await
-            .map_err(Inspection::Failed)?
-            .map_err(Inspection::Refused)?;
+        let checking = move |pace: &Pace| Ok(preflight::check_paced(&path, &harness, &signatures, pace));
+        let report =
+            (self.on_file(&package.path, checking).await).map_err(Inspection::Failed)?.map_err(Inspection::Refused)?;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let facts = PackageFacts { files: count(report.files), inf_files: count(report.inf_files.len()), ..facts };
         Ok((facts, report))
@@ -191,6 +196,11 @@ pub enum Inspection {
     Failed(Failure),
 }
 
+fn refuse_credential(spec: &PackageSpec) -> Result<(), Failure> {
+    let message = "a credential beside a source is not available in this version; use a signed URL";
+    if spec.credential.is_some() { Err(Failure::Permanent(Cause::new(Kind::Source, message))) } else { Ok(()) }
+}
+
 /// Test harness and OS codes of the product to be made.
 fn wanted(product: Option<&Map<String, Value>>) -> (String, Vec<String>) {
     let member = |name: &str| product.and_then(|members| members.get(name));
@@ -203,13 +213,6 @@ fn make(folder: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|error| {
         let message = format!("the folder {} cannot be made: {error}", folder.display());
         Failure::Transient(Cause::new(Kind::LocalIo, message))
-    })
-}
-
-/// Runs blocking work on the blocking pool; a panic there becomes a failure here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|broken| {
-        Err(Failure::Permanent(Cause::new(Kind::Internal, format!("work on a file broke off: {broken}"))))
     })
 }
 
@@ -257,7 +260,7 @@ impl ports::Packages for Packages {
         package: &PackageSpec,
         product: Option<&Map<String, Value>>,
     ) -> Result<(PackageFacts, Vec<String>), Failure> {
-        self.check_source(package)?;
+        refuse_credential(package)?;
         if !package.preflight {
             return self.measure(package).await.map(|facts| (facts, Vec::new()));
         }
@@ -296,7 +299,7 @@ impl ports::Packages for Packages {
         hooks: &H,
     ) -> Result<Fetched, Failure> {
         let (sinks, folder, name) = (self.sinks.clone(), fetch.spec.to.clone(), file_name(fetch));
-        let target = blocking(move || sinks.resolve(&folder, &name)).await?;
+        let target = self.on_file(Path::new(&fetch.spec.to), move |_| sinks.resolve(&folder, &name)).await?;
         let wanted = download::Wanted { target, max_bytes: self.limits.max_bytes, overwrite: fetch.spec.overwrite };
         let hooks = Hooks::new(hooks, url);
         match download::download(&self.downloads, &self.transfer, &wanted, &hooks).await? {
@@ -322,8 +325,12 @@ impl ports::Packages for Packages {
             Err(failure) => return Err(failure),
         };
         let signed = PathBuf::from(&signed.path);
-        let verified =
-            blocking(move || verify::verify(&signed, local.as_ref().map(|local| local.path.as_path()))).await?;
+        let shown = signed.clone();
+        let verified = self
+            .on_file(&shown, move |pace| {
+                verify::verify_paced(&signed, local.as_ref().map(|local| local.path.as_path()), pace)
+            })
+            .await?;
         Ok(verified.warnings)
     }
 }

@@ -327,6 +327,8 @@ section! {
         pub idle_timeout: Duration => secs(1)..=mins(10),
         /// Time without a byte sent after which a block is sent again.
         pub stall_timeout: Duration => secs(1)..=mins(10),
+        /// Time without a sign of life after which work on a file is given up for now.
+        pub file_timeout: Duration => secs(1)..=mins(10),
         /// Life left of an upload URL below which a new one is fetched.
         pub renew_url_before: Duration => secs(0)..=hours(2),
         /// Signed URLs of one transfer that are replaced because they were refused.

@@ -23,6 +23,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     Settings,
+    pace::within,
     sas::Sas,
     trouble::{Action, Trouble},
 };
@@ -99,7 +100,7 @@ pub(super) async fn send(
         sending = sending.header(*name, *value);
     }
     if let Some(length) = length {
-        sending = sending.header(CONTENT_LENGTH, length).body(body(request.payload, &counter).await?);
+        sending = sending.header(CONTENT_LENGTH, length).body(body(request.payload, settings, &counter).await?);
     }
     let answer = watched(sending.send(), settings, length.unwrap_or(0), &counter, moved, what).await?;
     let status = answer.status();
@@ -115,7 +116,7 @@ pub(super) async fn send(
     }
 }
 
-async fn body(payload: Payload, counter: &Arc<AtomicU64>) -> Result<Body, Trouble> {
+async fn body(payload: Payload, settings: &Settings, counter: &Arc<AtomicU64>) -> Result<Body, Trouble> {
     let counter = Arc::clone(counter);
     let count = move |bytes: &Bytes| {
         counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -133,9 +134,8 @@ async fn body(payload: Payload, counter: &Arc<AtomicU64>) -> Result<Body, Troubl
             }))
         }
         Payload::File(path, size) => {
-            let file = tokio::fs::File::open(&path).await.map_err(|error| {
-                Trouble::unanswered(Kind::LocalIo, format!("cannot read {}: {error}", path.display()))
-            })?;
+            let opening = within(settings.file_timeout, &path, "read", tokio::fs::File::open(&path));
+            let file = opening.await.map_err(|failure| Trouble::unanswered(Kind::LocalIo, failure.to_string()))?;
             Body::wrap_stream(ReaderStream::with_capacity(file.take(size), 4 * SLICE).inspect(move |slice| {
                 if let Ok(bytes) = slice {
                     count(bytes);

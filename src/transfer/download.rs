@@ -7,8 +7,9 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{ErrorKind, Seek, SeekFrom},
+    io::{ErrorKind, SeekFrom},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +23,9 @@ use tokio::{
 };
 
 use super::{
-    Hooks, Settings, blob, blocking, disk, permanent,
+    Hooks, Settings, blob, disk,
+    pace::{Pace, limited, within},
+    permanent,
     renewal::Renewal,
     sink::is_plain_name,
     transient,
@@ -88,16 +91,17 @@ pub async fn download<H: Hooks>(
 ) -> Result<Outcome, Failure> {
     let paths = Paths::of(&wanted.target)?;
     let part = {
-        let paths = paths.clone();
-        blocking(move || Part::open(&paths)).await?
+        let of = paths.clone();
+        limited(settings.file_timeout, &paths.part, move |_| Part::open(&of)).await?
     };
     let mut session = Session { http, settings, wanted, hooks, renewal: Renewal::begin(settings, hooks).await?, part };
     let Some(size) = session.run().await? else {
         return Ok(Outcome::Paused { done: session.part.done });
     };
     hooks.progress(size, size);
-    let (part, wanted) = (session.part, wanted.clone());
-    blocking(move || part.place(&wanted, size)).await.map(Outcome::Downloaded)
+    let (part, to) = (session.part, wanted.clone());
+    let placing = limited(settings.file_timeout, &wanted.target, move |pace| part.place(&to, size, pace));
+    placing.await.map(Outcome::Downloaded)
 }
 
 #[derive(Debug, Clone)]
@@ -122,9 +126,10 @@ impl Paths {
 }
 
 /// What is on the disk so far.
+#[derive(Clone)]
 struct Part {
     paths: Paths,
-    file: File,
+    file: Arc<File>,
     done: u64,
     etag: Option<String>,
 }
@@ -132,7 +137,7 @@ struct Part {
 impl Part {
     fn open(paths: &Paths) -> Result<Self, Failure> {
         let no = |error: &std::io::Error| disk("write", &paths.part, error);
-        let mut file = File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .create(true)
@@ -157,11 +162,10 @@ impl Part {
         }
         let etag = fs::read_to_string(&paths.etag).ok().filter(|etag| is_strong(etag));
         let done = file.metadata().map_err(|error| no(&error))?.len();
-        let mut part = Self { paths: paths.clone(), done, etag, file: file.try_clone().map_err(|e| no(&e))? };
+        let mut part = Self { paths: paths.clone(), done, etag, file: Arc::new(file) };
         if part.etag.is_none() && done > 0 {
             part.restart(None)?;
         }
-        file.seek(SeekFrom::Start(part.done)).map_err(|error| no(&error))?;
         Ok(part)
     }
 
@@ -173,7 +177,6 @@ impl Part {
             Ok(()) | Err(_) => {}
         }
         self.file.set_len(0).map_err(|error| disk("write", &self.paths.part, &error))?;
-        self.file.seek(SeekFrom::Start(0)).map_err(|error| disk("write", &self.paths.part, &error))?;
         self.done = 0;
         self.etag = etag.filter(|etag| is_strong(etag));
         if let Some(etag) = &self.etag {
@@ -183,14 +186,14 @@ impl Part {
     }
 
     /// Hashes, flushes and renames; blocking.
-    fn place(self, wanted: &Wanted, size: u64) -> Result<Downloaded, Failure> {
+    fn place(self, wanted: &Wanted, size: u64, pace: &Pace) -> Result<Downloaded, Failure> {
         let part = &self.paths.part;
         self.file.sync_all().map_err(|error| disk("write", part, &error))?;
-        let sha256 = hash(part)?;
+        let sha256 = hash(part, pace)?;
         let downloaded = |was_there| Downloaded { path: wanted.target.clone(), size, sha256, was_there };
         let is_same = || -> Result<bool, Failure> {
             let length = fs::metadata(&wanted.target).map_err(|error| disk("look at", &wanted.target, &error))?.len();
-            Ok(length == size && hash(&wanted.target)? == sha256)
+            Ok(length == size && hash(&wanted.target, pace)? == sha256)
         };
         if wanted.target.exists() && is_same()? {
             self.forget();
@@ -256,8 +259,8 @@ fn sync_folder(folder: &Path) {
     }
 }
 
-fn hash(path: &Path) -> Result<Sha256, Failure> {
-    let mut file = File::open(path).map_err(|error| disk("read", path, &error))?;
+fn hash(path: &Path, pace: &Pace) -> Result<Sha256, Failure> {
+    let mut file = pace.open(path).map_err(|error| disk("read", path, &error))?;
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -351,7 +354,7 @@ impl<H: Hooks> Session<'_, H> {
         let total = match (status, range) {
             (200, _) => {
                 self.renewal.heard(date, true);
-                self.part.restart(etag)?;
+                self.restart(etag).await?;
                 answer.content_length()
             }
             (206, Some((Some(first), total))) if first == asked_from && asked_from > 0 && etag == self.part.etag => {
@@ -360,7 +363,7 @@ impl<H: Hooks> Session<'_, H> {
             }
             (416, Some((None, Some(total)))) if total == asked_from => return Ok(Read::Complete(total)),
             (206 | 416, _) => {
-                self.part.restart(None)?;
+                self.restart(None).await?;
                 return Ok(Read::Broken(Trouble::unanswered(
                     Kind::BadAnswer,
                     format!("{what}: another range than asked"),
@@ -378,6 +381,14 @@ impl<H: Hooks> Session<'_, H> {
         self.receive(answer, total).await
     }
 
+    /// Begins anew, off the thread that others share.
+    async fn restart(&mut self, etag: Option<String>) -> Result<(), Failure> {
+        let mut part = self.part.clone();
+        let restart = move |_: &Pace| part.restart(etag).map(|()| part);
+        self.part = limited(self.settings.file_timeout, &self.part.paths.part, restart).await?;
+        Ok(())
+    }
+
     fn too_large(&self) -> Failure {
         let text =
             format!("the download for {} has more than {} bytes", self.wanted.target.display(), self.wanted.max_bytes);
@@ -385,10 +396,10 @@ impl<H: Hooks> Session<'_, H> {
     }
 
     async fn receive(&mut self, mut answer: Response, total: Option<u64>) -> Result<Read, Failure> {
-        let no = |error: &std::io::Error| disk("write", &self.part.paths.part, error);
-        let file = self.part.file.try_clone().map_err(|error| no(&error))?;
+        let (path, patience) = (&self.part.paths.part, self.settings.file_timeout);
+        let file = self.part.file.try_clone().map_err(|error| disk("write", path, &error))?;
         let mut file = tokio::fs::File::from_std(file);
-        file.seek(SeekFrom::Start(self.part.done)).await.map_err(|error| no(&error))?;
+        within(patience, path, "write", file.seek(SeekFrom::Start(self.part.done))).await?;
         let mut written = self.part.done;
         let mut reported = written;
         let broken = |kind, why: &str| Read::Broken(Trouble::unanswered(kind, format!("Get Blob: {why}")));
@@ -403,7 +414,7 @@ impl<H: Hooks> Session<'_, H> {
             if written > self.wanted.max_bytes || total.is_some_and(|total| written > total) {
                 return Err(self.too_large());
             }
-            file.write_all(&chunk).await.map_err(|error| no(&error))?;
+            within(patience, path, "write", file.write_all(&chunk)).await?;
             if written - reported >= STRIDE {
                 reported = written;
                 self.hooks.progress(written, total.unwrap_or(written));
@@ -413,7 +424,7 @@ impl<H: Hooks> Session<'_, H> {
                 break Read::OutOfTime;
             }
         };
-        file.flush().await.map_err(|error| no(&error))?;
+        within(patience, path, "write", file.flush()).await?;
         self.part.done = written;
         Ok(ended)
     }
