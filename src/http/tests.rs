@@ -192,3 +192,44 @@ fn a_company_certificate_is_added_to_the_platforms() {
     std::fs::write(&path, certificate.cert.pem()).unwrap();
     assert!(client_in(&Options { ca_file: Some(path), ..Options::default() }, &no_environment).is_ok());
 }
+
+/// Answers one request with bytes one by one until `long_enough`, then ends the body; `None`: one byte, and no end.
+async fn drip(listener: TcpListener, long_enough: Option<Duration>) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut chunk = [0; 4096];
+    assert!(socket.read(&mut chunk).await.unwrap() > 0);
+    socket.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n0").await.unwrap();
+    let Some(long_enough) = long_enough else { return std::future::pending().await };
+    let begun = crate::clock::monotonic();
+    let mut ticks = tokio::time::interval(Duration::from_millis(2));
+    while begun.elapsed() < long_enough {
+        ticks.tick().await;
+        if socket.write_all(b"0").await.is_err() {
+            return;
+        }
+    }
+    socket.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_may_take_longer_than_an_answer_and_ends_when_nothing_comes() {
+    let total = Duration::from_millis(60);
+    let options = Options { response_timeout: total, ..Options::default() };
+    let idle = |idle| stream_builder_in(&options, Stream::Received { idle }, &no_environment).unwrap().build().unwrap();
+    let sent = Stream::Sent { stall: Duration::from_secs(30) };
+    let sending = stream_builder_in(&options, sent, &no_environment).unwrap().build().unwrap();
+    let fetch = async |client: Client, until: Option<Duration>| {
+        let (listener, address) = listener().await;
+        let got = async { client.get(format!("http://{address}/")).send().await?.bytes().await };
+        tokio::select! {
+            got = got => got,
+            () = async { drip(listener, until).await; std::future::pending().await } => unreachable!(),
+        }
+    };
+    let whole = client_in(&options, &no_environment).unwrap();
+    assert!(fetch(whole, Some(4 * total)).await.unwrap_err().is_timeout(), "a call has a limit on the whole");
+    for stream in [idle(Duration::from_secs(30)), sending] {
+        assert!(!fetch(stream, Some(4 * total)).await.unwrap().is_empty());
+    }
+    assert!(fetch(idle(total), None).await.unwrap_err().is_timeout());
+}

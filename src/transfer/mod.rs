@@ -24,6 +24,8 @@ pub mod upload;
 
 #[cfg(test)]
 mod blob_server;
+#[cfg(test)]
+mod slow_tests;
 
 use std::{future::Future, time::Duration};
 
