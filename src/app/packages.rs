@@ -3,13 +3,13 @@
 use std::{
     collections::VecDeque,
     fmt,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde_json::{Map, Value};
 
-use super::{keys, settings};
+use super::{keys, settings, spool::Spool};
 use crate::{
     clock,
     config::Settings,
@@ -46,7 +46,7 @@ pub struct Packages {
     uploads: http::Client,
     downloads: http::Client,
     keys: Keyring,
-    spool: PathBuf,
+    spool: Arc<Spool>,
     known: Mutex<VecDeque<(String, LocalPackage)>>,
     metrics: Metrics,
 }
@@ -58,11 +58,9 @@ impl fmt::Debug for Packages {
 }
 
 impl Packages {
-    /// `spool` is a folder of this process alone.
-    ///
     /// # Errors
     /// [`Failure::Permanent`] when no client can be built.
-    pub(super) fn new(told: &Settings, keys: Keyring, spool: PathBuf, metrics: Metrics) -> Result<Self, Failure> {
+    pub(super) fn new(told: &Settings, keys: Keyring, spool: Spool, metrics: Metrics) -> Result<Self, Failure> {
         let internal = |error: http::Error| Failure::Permanent(Cause::new(Kind::Internal, error.to_string()));
         let rules = settings::sources(told).map_err(internal)?;
         let (connections, transfer) = (settings::http(told), settings::transfer(told));
@@ -78,10 +76,17 @@ impl Packages {
             downloads: http::stream_client(&connections, received).map_err(internal)?,
             transfer,
             keys,
-            spool,
+            spool: Arc::new(spool),
             known: Mutex::default(),
             metrics,
         })
+    }
+
+    /// Removes what processes that are gone have left.
+    pub(super) fn sweep_spools(&self) {
+        if let Err(error) = self.spool.sweep() {
+            tracing::warn!(path = %self.spool.folder().display(), %error, "what others have spooled could not be looked at");
+        }
     }
 
     /// Is this a source that may be read, as far as its text tells?
@@ -140,9 +145,9 @@ impl Packages {
             }
         }
         let url = self.open(spec)?;
-        let spool = self.spool.clone();
-        self.on_file(&self.spool, move |_| make(&spool)).await?;
-        let package = self.fetcher.fetch(&url, &self.spool, self.limits).await?;
+        let spool = Arc::clone(&self.spool);
+        self.on_file(self.spool.folder(), move |_| ready(&spool)).await?;
+        let package = self.fetcher.fetch(&url, self.spool.folder(), self.limits).await?;
         if let Some(expected) = expected.filter(|hash| **hash != package.sha256) {
             let message = format!("the source changed: its SHA-256 should be {expected} and is {}", package.sha256);
             return Err(Failure::Permanent(Cause::new(Kind::Source, message)));
@@ -177,6 +182,16 @@ impl Packages {
         Ok((facts, report))
     }
 
+    /// The package as it was submitted, to compare with. The source may be gone by now: a build agent's folder, a URL that
+    /// ran out. That is no fault of the signed package.
+    async fn submitted(&self, spec: &PackageSpec, facts: &PackageFacts) -> Result<Option<LocalPackage>, Failure> {
+        match self.local(spec, Some(&facts.sha256)).await {
+            Ok(local) => Ok(Some(local)),
+            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Reads and hashes a package without looking into it.
     ///
     /// # Errors
@@ -209,9 +224,9 @@ fn wanted(product: Option<&Map<String, Value>>) -> (String, Vec<String>) {
     (harness, signatures.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
-fn make(folder: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder).map_err(|error| {
-        let message = format!("the folder {} cannot be made: {error}", folder.display());
+fn ready(spool: &Spool) -> Result<(), Failure> {
+    spool.ready().map_err(|error| {
+        let message = format!("the folder {} cannot be made: {error}", spool.folder().display());
         Failure::Transient(Cause::new(Kind::LocalIo, message))
     })
 }
@@ -302,36 +317,26 @@ impl ports::Packages for Packages {
         let target = self.on_file(Path::new(&fetch.spec.to), move |_| sinks.resolve(&folder, &name)).await?;
         let wanted = download::Wanted { target, max_bytes: self.limits.max_bytes, overwrite: fetch.spec.overwrite };
         let hooks = Hooks::new(hooks, url);
-        match download::download(&self.downloads, &self.transfer, &wanted, &hooks).await? {
-            download::Outcome::Downloaded(file) => {
-                self.metrics.transferred(Direction::Download, file.size);
-                let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());
-                Ok(Fetched::Done(Downloaded { kind, path, sha256: file.sha256, size: file.size }))
-            }
-            download::Outcome::Paused { .. } => Ok(Fetched::Paused),
-        }
-    }
-
-    async fn verify(
-        &self,
-        signed: &Downloaded,
-        submitted: &PackageSpec,
-        facts: &PackageFacts,
-    ) -> Result<Vec<String>, Failure> {
-        // The source may be gone by now: a build agent's folder, a URL that ran out. That is no fault of the package.
-        let local = match self.local(submitted, Some(&facts.sha256)).await {
-            Ok(local) => Some(local),
-            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => None,
-            Err(failure) => return Err(failure),
+        let ready = match download::fetch(&self.downloads, &self.transfer, &wanted, &hooks).await? {
+            download::Fetched::Ready(ready) => ready,
+            download::Fetched::Paused { .. } => return Ok(Fetched::Paused),
         };
-        let signed = PathBuf::from(&signed.path);
-        let shown = signed.clone();
-        let verified = self
-            .on_file(&shown, move |pace| {
-                verify::verify_paced(&signed, local.as_ref().map(|local| local.path.as_path()), pace)
-            })
-            .await?;
-        Ok(verified.warnings)
+        self.metrics.transferred(Direction::Download, ready.size());
+        // ORDER: compared before it gets its name; what lies under a package's name is that package.
+        let (file, verified) = match fetch.submitted {
+            None => ready.place(|_, _| Ok(None)).await?,
+            Some((submitted, facts)) => {
+                let local = self.submitted(submitted, facts).await?;
+                let compare = move |signed: &Path, pace: &Pace| {
+                    verify::verify_paced(signed, local.as_ref().map(|local| local.path.as_path()), pace).map(Some)
+                };
+                ready.place(compare).await?
+            }
+        };
+        let is_verified = verified.as_ref().is_some_and(|of| of.warnings.is_empty() && !of.inf_files.is_empty());
+        let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());
+        let file = Downloaded { kind, path, sha256: file.sha256, size: file.size, is_verified };
+        Ok(Fetched::Done { file, warnings: verified.map(|of| of.warnings).unwrap_or_default() })
     }
 }
 
@@ -361,7 +366,7 @@ mod tests {
         let spec = DownloadSpec { to: "file:///out/".into(), kinds: Vec::new(), overwrite: false };
         let name = |kind| {
             let (product, submission) = (ProductId::new(1), SubmissionId::new(1_152_921_504_606_846_977));
-            file_name(&Fetch { product, submission, kind, spec: &spec })
+            file_name(&Fetch { product, submission, kind, spec: &spec, submitted: None })
         };
         assert_eq!(name("signedPackage"), "signedPackage-1152921504606846977.zip");
         assert_eq!(name("driverMetadata"), "driverMetadata-1152921504606846977.json");

@@ -32,7 +32,7 @@ use super::{
     trouble::{self, Action, Trouble},
 };
 use crate::domain::{
-    failure::{Failure, Kind},
+    failure::{Cause, Failure, Kind},
     ids::Sha256,
 };
 
@@ -75,7 +75,54 @@ pub struct Downloaded {
     pub was_there: bool,
 }
 
-/// Fetches the file behind the hooks' URL into its place.
+/// How a fetch ended.
+#[derive(Debug)]
+pub enum Fetched {
+    /// All bytes are on the disk, beside their place.
+    Ready(Ready),
+    /// Stopped because the time was up; a later call goes on.
+    Paused {
+        /// Bytes that are on the disk.
+        done: u64,
+    },
+}
+
+/// A file that is whole and has not got its name yet; nobody else works on it while this value lives.
+#[derive(Debug)]
+pub struct Ready {
+    part: Part,
+    wanted: Wanted,
+    size: u64,
+    patience: Duration,
+}
+
+impl Ready {
+    /// Its length.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Gives the file its name when `check` finds nothing against its bytes; blocking work off this thread.
+    ///
+    /// # Errors
+    /// As [`download`]. What `check` says; after a permanent refusal the bytes lie beside the place as `NAME.rejected`, and
+    /// the message says so.
+    pub async fn place<T: Send + 'static>(
+        self,
+        check: impl FnOnce(&Path, &Pace) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<(Downloaded, T), Failure> {
+        let Self { part, wanted, size, patience } = self;
+        let target = wanted.target.clone();
+        limited(patience, &target, move |pace| {
+            let checked = part.checked(check(&part.paths.part, pace))?;
+            part.place(&wanted, size, pace).map(|placed| (placed, checked))
+        })
+        .await
+    }
+}
+
+/// Fetches the file behind the hooks' URL into its place, unchecked.
 ///
 /// # Errors
 /// Transient: tries spent, our disk, another process at the same file. Permanent: refused by the service, URL stays
@@ -89,6 +136,25 @@ pub async fn download<H: Hooks>(
     wanted: &Wanted,
     hooks: &H,
 ) -> Result<Outcome, Failure> {
+    match fetch(http, settings, wanted, hooks).await? {
+        Fetched::Ready(ready) => ready.place(|_, _| Ok(())).await.map(|(file, ())| Outcome::Downloaded(file)),
+        Fetched::Paused { done } => Ok(Outcome::Paused { done }),
+    }
+}
+
+/// Fetches the file behind the hooks' URL to where it can be looked at before it gets its name.
+///
+/// # Errors
+/// As [`download`].
+///
+/// # Cancel safety
+/// As [`download`].
+pub async fn fetch<H: Hooks>(
+    http: &reqwest::Client,
+    settings: &Settings,
+    wanted: &Wanted,
+    hooks: &H,
+) -> Result<Fetched, Failure> {
     let paths = Paths::of(&wanted.target)?;
     let part = {
         let of = paths.clone();
@@ -96,12 +162,11 @@ pub async fn download<H: Hooks>(
     };
     let mut session = Session { http, settings, wanted, hooks, renewal: Renewal::begin(settings, hooks).await?, part };
     let Some(size) = session.run().await? else {
-        return Ok(Outcome::Paused { done: session.part.done });
+        return Ok(Fetched::Paused { done: session.part.done });
     };
     hooks.progress(size, size);
-    let (part, to) = (session.part, wanted.clone());
-    let placing = limited(settings.file_timeout, &wanted.target, move |pace| part.place(&to, size, pace));
-    placing.await.map(Outcome::Downloaded)
+    let patience = settings.file_timeout;
+    Ok(Fetched::Ready(Ready { part: session.part, wanted: wanted.clone(), size, patience }))
 }
 
 #[derive(Debug, Clone)]
@@ -109,6 +174,7 @@ struct Paths {
     folder: PathBuf,
     part: PathBuf,
     etag: PathBuf,
+    rejected: PathBuf,
 }
 
 impl Paths {
@@ -121,12 +187,13 @@ impl Paths {
             folder: folder.to_owned(),
             part: folder.join(format!(".{name}.part")),
             etag: folder.join(format!(".{name}.part.etag")),
+            rejected: folder.join(format!("{name}.rejected")),
         })
     }
 }
 
 /// What is on the disk so far.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Part {
     paths: Paths,
     file: Arc<File>,
@@ -223,6 +290,16 @@ impl Part {
         self.forget();
         sync_folder(&self.paths.folder);
         Ok(downloaded(false))
+    }
+
+    /// Sets the bytes aside when they were refused for good: a person may want to see them, and a retry begins anew.
+    fn checked<T>(&self, checked: Result<T, Failure>) -> Result<T, Failure> {
+        let Err(Failure::Permanent(cause)) = checked else { return checked };
+        let Paths { part, rejected, .. } = &self.paths;
+        fs::rename(part, rejected).map_err(|error| disk("rename to", rejected, &error))?;
+        self.forget();
+        let (there, now) = (part.display().to_string(), rejected.display().to_string());
+        Err(Failure::Permanent(Cause { message: cause.message.replace(&there, &now), ..cause }))
     }
 
     fn forget(&self) {
