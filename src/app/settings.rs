@@ -211,6 +211,7 @@ pub fn source_limits(settings: &config::Settings) -> source::Limits {
         answer: settings.transfer.base_timeout,
         idle: settings.transfer.idle_timeout,
         file: settings.transfer.file_timeout,
+        whole: settings.transfer.source_timeout,
         least_rate: settings.transfer.least_rate.0,
     }
 }

@@ -325,6 +325,8 @@ section! {
         pub least_rate: super::Size => super::Size(1 << 10)..=super::Size(1 << 30),
         /// Time without a byte received after which a download or a source is given up for now.
         pub idle_timeout: Duration => secs(1)..=mins(10),
+        /// Longest time for a whole source from the web.
+        pub source_timeout: Duration => mins(1)..=hours(6),
         /// Time without a byte sent after which a block is sent again.
         pub stall_timeout: Duration => secs(1)..=mins(10),
         /// Time without a sign of life after which work on a file is given up for now.

@@ -92,7 +92,10 @@ impl Drop for Left {
     }
 }
 
-/// Runs work on `path` on the blocking pool, for as long as it shows a sign of life within each `limit`.
+/// So many limits are the whole time for one piece of work: no delivery may last as long as memory is in grace.
+const WINDOWS: u32 = 30;
+
+/// Runs work on `path` on the blocking pool, for as long as it shows a sign of life within each `limit`, thirty times.
 ///
 /// # Errors
 /// What the work says; transient, kind `LocalIo`, naming the path, when it stands still; permanent, kind `Internal`, when
@@ -110,7 +113,7 @@ pub async fn limited<T: Send + 'static>(
     let working = pace.clone();
     let mut thread = tokio::task::spawn_blocking(move || work(&working));
     let mut seen = 0;
-    loop {
+    for _ in 0..WINDOWS {
         match timeout(limit, &mut thread).await {
             Ok(Ok(done)) => return done,
             Ok(Err(broken)) => {
@@ -124,6 +127,8 @@ pub async fn limited<T: Send + 'static>(
         }
         seen = beats;
     }
+    let text = format!("work on {} has not ended in {:?}", path.display(), limit.saturating_mul(WINDOWS));
+    Err(transient(Kind::LocalIo, text))
 }
 
 /// Waits for one operation on `path` of the asynchronous kind.
@@ -173,13 +178,15 @@ mod tests {
     #[tokio::test]
     async fn work_that_moves_may_take_many_times_the_limit() {
         let begun = crate::clock::monotonic();
-        let done = limited(SHORT, Path::new("x"), move |pace| {
-            while begun.elapsed() < 20 * SHORT {
-                pace.beat().unwrap();
+        let moves = |long: Duration| {
+            move |pace: &Pace| {
+                while begun.elapsed() < long && pace.beat().is_ok() {}
+                Ok(7)
             }
-            Ok(7)
-        });
-        assert_eq!(done.await, Ok(7));
+        };
+        assert_eq!(limited(4 * SHORT, Path::new("x"), moves(20 * SHORT)).await, Ok(7));
+        let failure = limited(SHORT, Path::new("x"), moves(Duration::from_secs(60))).await.unwrap_err();
+        assert!(failure.to_string().contains("has not ended in 150ms"), "{failure}");
     }
 
     #[tokio::test]

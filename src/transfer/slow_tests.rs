@@ -87,6 +87,7 @@ async fn a_block_of_which_no_byte_goes_is_given_up() {
         drop(held);
     };
     let trouble = tokio::select! {
+            biased;
         sent = put(&base, 64 << 20, &settings) => sent.unwrap_err(),
         () = hold => unreachable!(),
     };
@@ -122,6 +123,7 @@ async fn fetched(is_endless: bool, limits: source::Limits) -> Failure {
     let fetcher = source::Fetcher::new(builder, rules).unwrap();
     let url = format!("{base}/nic.cab");
     let failure = tokio::select! {
+            biased;
         got = fetcher.fetch(&url, dir.path(), limits) => got.unwrap_err(),
         () = promise(listener, is_endless) => unreachable!(),
     };
@@ -131,8 +133,14 @@ async fn fetched(is_endless: bool, limits: source::Limits) -> Failure {
 
 #[tokio::test]
 async fn a_source_that_sends_nothing_any_more_or_too_slowly_is_given_up_for_now() {
-    for (is_endless, least_rate, why) in [(false, 1, "nothing any more"), (true, 1 << 40, "bytes per second")] {
-        let failure = fetched(is_endless, source::Limits { least_rate, ..limits() }).await;
+    let too_slow = source::Limits { least_rate: 1 << 40, ..limits() };
+    let too_long = source::Limits { whole: TOTAL, ..limits() };
+    for (is_endless, limits, why) in [
+        (false, limits(), "nothing any more"),
+        (true, too_slow, "bytes per second"),
+        (true, too_long, "has not come in"),
+    ] {
+        let failure = fetched(is_endless, limits).await;
         assert!(matches!(&failure, Failure::Transient(cause) if cause.kind == Kind::Timeout), "{failure:?}");
         assert!(failure.to_string().contains(why), "{failure}");
     }
@@ -149,6 +157,7 @@ async fn a_download_that_drips_stops_when_the_time_is_up() {
     let wanted = download::Wanted { target: dir.path().join("a.zip"), max_bytes: 1 << 30, overwrite: false };
     let (client, settings) = (client(Stream::Received { idle: LONG }), Settings::default());
     let ended = tokio::select! {
+            biased;
         ended = download::download(&client, &settings, &wanted, &caller) => ended.unwrap(),
         () = promise(listener, true) => unreachable!(),
     };

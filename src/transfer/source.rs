@@ -146,13 +146,15 @@ pub struct Limits {
     pub idle: Duration,
     /// Without a sign of life of a file.
     pub file: Duration,
+    /// For everything.
+    pub whole: Duration,
     /// Bytes per second on the average, beyond the time until an answer: what is slower is given up. Ends what drips.
     pub least_rate: u64,
 }
 
 impl Limits {
     /// Until so many bytes have to be there.
-    fn whole(&self, bytes: u64) -> Duration {
+    fn time_for(&self, bytes: u64) -> Duration {
         self.answer
             .saturating_add(self.idle)
             .saturating_add(Duration::from_secs(bytes.div_ceil(self.least_rate.max(1))))
@@ -162,7 +164,14 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         let minute = Duration::from_mins(1);
-        Self { max_bytes: super::MAX_PACKAGE, answer: minute, idle: minute, file: minute, least_rate: 100 << 10 }
+        Self {
+            max_bytes: super::MAX_PACKAGE,
+            answer: minute,
+            idle: minute,
+            file: minute,
+            whole: 30 * minute,
+            least_rate: 100 << 10,
+        }
     }
 }
 
@@ -267,8 +276,13 @@ async fn spool_body(mut answer: reqwest::Response, path: &Path, limits: Limits) 
     let mut size = 0_u64;
     let begun = clock::monotonic();
     loop {
-        if begun.elapsed() > limits.whole(size) {
+        let elapsed = begun.elapsed();
+        if elapsed > limits.time_for(size) {
             let text = format!("the source {shown} sends less than {} bytes per second", limits.least_rate);
+            return Err(transient(Kind::Timeout, text));
+        }
+        if elapsed > limits.whole {
+            let text = format!("the source {shown} has not come in {:?}, {size} bytes did", limits.whole);
             return Err(transient(Kind::Timeout, text));
         }
         let chunk = match timeout(limits.idle, answer.chunk()).await {

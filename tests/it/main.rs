@@ -12,4 +12,5 @@ mod bad_input;
 mod endings;
 mod help;
 mod machine;
+mod transfer;
 mod world;
