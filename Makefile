@@ -8,7 +8,7 @@ WINDOWS := x86_64-pc-windows-gnu
 # Everything that a run of the tests writes lies here until the next one, and is searched for secrets at its end.
 RUN     := $(abspath $(TARGET))/test-run
 IN_RUN  := LONGSHORE_TEST_DIR="$(RUN)" TMPDIR="$(RUN)/tmp"
-# Decoders that a fuzzer tries.
+# Decoders that a fuzzer tries. SQLite is linked twice into them, which the sanitizer would take for a mistake.
 FUZZERS := job ticket hardware token blob inf package
 # Peers of the transfer bench.
 TOOLS   := $(abspath $(TARGET))/tools
@@ -69,8 +69,8 @@ fuzz: ## Every decoder under a fuzzer, where a nightly toolchain and cargo-fuzz 
 	  echo "fuzz: skipped, cargo-fuzz is not installed (cargo install cargo-fuzz --locked)"; \
 	else \
 	  set -e; for target in $(FUZZERS); do \
-	    echo "fuzz: $$target"; \
-	    $(CARGO) +nightly fuzz run --fuzz-dir fuzz "$$target" -- -max_total_time="$${FUZZ_SECONDS:-20}" -rss_limit_mb=4096 -verbosity=0; \
+	    echo "fuzz: $$target"; mkdir -p "fuzz/corpus/$$target"; \
+	    ASAN_OPTIONS=detect_odr_violation=0 $(CARGO) +nightly fuzz run --fuzz-dir fuzz "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" -- -max_total_time="$${FUZZ_SECONDS:-20}" -rss_limit_mb=4096 -verbosity=0; \
 	  done; \
 	fi
 
