@@ -7,14 +7,9 @@ pub mod keys;
 pub mod packages;
 pub mod service;
 pub mod settings;
+mod spool;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +18,7 @@ use self::{
     keys::KeyError,
     packages::Packages,
     service::Service,
+    spool::Spool,
 };
 use crate::{
     config::{Loaded, Place},
@@ -71,7 +67,6 @@ pub struct App {
     pub packages: Arc<Packages>,
     /// What is counted.
     pub metrics: Metrics,
-    spool: PathBuf,
 }
 
 impl App {
@@ -95,14 +90,13 @@ impl App {
         let endpoint = Counted::new(endpoint, metrics.clone());
         let tokens = Cache::new(Shelf::new(home.clone()), endpoint, SystemClock::default(), keys::keyring(&loaded)?);
         let tokens = tokens.with(settings::identity(&told));
-        let api = hardware::Client::new(told.endpoints.hardware.url(), client.clone(), told.http.response_timeout)?;
+        let api = hardware::Client::new(told.endpoints.hardware.url(), client, told.http.response_timeout)?;
         let api = api.with_largest_answer(settings::largest_answer(&told));
         let service = Arc::new(Service::new(Arc::clone(&told), tokens, api, metrics.clone()));
-        let spools = loaded.data_dir().join("spool");
-        let spool = spools.join(crate::clock::uuid_v4().simple().to_string());
-        let packages = Packages::new(&told, client, keys::keyring(&loaded)?, spool.clone(), metrics.clone());
+        let spool = Spool::new(loaded.data_dir().join("spool"));
+        let packages = Packages::new(&told, keys::keyring(&loaded)?, spool, metrics.clone());
         let packages = Arc::new(packages.map_err(Error::Sources)?);
-        Ok(Self { loaded, home, service, packages, metrics, spool })
+        Ok(Self { loaded, home, service, packages, metrics })
     }
 
     /// Makes this process a worker.
@@ -111,6 +105,7 @@ impl App {
     /// [`Error::Home`] when its lock cannot be made.
     pub fn worker(&self) -> Result<Crew, Error> {
         let home = self.home.worker()?;
+        self.packages.sweep_spools();
         let standalone = Standalone {
             home: home.clone(),
             service: Arc::clone(&self.service),
@@ -122,21 +117,6 @@ impl App {
         let concurrency = usize::try_from(told.worker.concurrency).unwrap_or(1);
         let lanes = Kind::ALL.map(|kind| drain::Lane { kind, concurrency }).to_vec();
         Ok(Crew { home, worker: Arc::new(worker), lanes, drain: told.worker.drain })
-    }
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
-        remove_spool(&self.spool);
-    }
-}
-
-/// Removes a spool folder; one that was never made is none to remove.
-fn remove_spool(spool: &Path) {
-    if spool.exists()
-        && let Err(error) = fs::remove_dir_all(spool)
-    {
-        tracing::debug!(path = %spool.display(), %error, "a spool folder could not be removed");
     }
 }
 

@@ -191,6 +191,8 @@ pub fn transfer(settings: &config::Settings) -> transfer::Settings {
         request_timeout: transfer.base_timeout,
         min_rate: transfer.least_rate.0,
         idle_timeout: transfer.idle_timeout,
+        stall_timeout: transfer.stall_timeout,
+        file_timeout: transfer.file_timeout,
         renew_margin: transfer.renew_url_before,
         max_renewals: transfer.max_renewals,
         commit_rounds: transfer.commit_rounds,
@@ -218,6 +220,9 @@ pub fn source_limits(settings: &config::Settings) -> source::Limits {
         max_bytes: settings.transfer.max_package.0,
         answer: settings.transfer.base_timeout,
         idle: settings.transfer.idle_timeout,
+        file: settings.transfer.file_timeout,
+        whole: settings.transfer.source_timeout,
+        least_rate: settings.transfer.least_rate.0,
     }
 }
 

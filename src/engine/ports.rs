@@ -453,8 +453,13 @@ pub enum Upload {
 /// How a download ended without a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// The file is whole.
-    Done(Downloaded),
+    /// The file is whole, compared with what was submitted where that was asked for, and in its place.
+    Done {
+        /// The file.
+        file: Downloaded,
+        /// What could not be compared.
+        warnings: Vec<String>,
+    },
     /// It stopped because the handler's time is up: go on in the next turn.
     Paused,
 }
@@ -470,6 +475,8 @@ pub struct Fetch<'a> {
     pub kind: &'a str,
     /// Where to put it.
     pub spec: &'a DownloadSpec,
+    /// What was submitted: the signed package gets its name only when it holds that.
+    pub submitted: Option<(&'a PackageSpec, &'a PackageFacts)>,
 }
 
 /// Packages: sources, checks, blobs and sinks.
@@ -496,27 +503,16 @@ pub trait Packages: Send + Sync + 'static {
         hooks: &H,
     ) -> impl Future<Output = Result<Upload, Failure>> + Send;
 
-    /// Fetches one thing, going on from what is there.
+    /// Fetches one thing, going on from what is there, and compares it with what was submitted before it gets its name.
     ///
     /// # Errors
-    /// [`Failure`].
+    /// [`Failure`]; [`Failure::Permanent`] with kind verification when it does not hold what was submitted.
     fn download<H: TransferHooks>(
         &self,
         fetch: &Fetch<'_>,
         url: SignedUrl,
         hooks: &H,
     ) -> impl Future<Output = Result<Fetched, Failure>> + Send;
-
-    /// Does the signed package hold what was submitted? Says what could not be compared.
-    ///
-    /// # Errors
-    /// [`Failure::Permanent`] with kind verification.
-    fn verify(
-        &self,
-        signed: &Downloaded,
-        submitted: &PackageSpec,
-        facts: &PackageFacts,
-    ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
 }
 
 /// Time and chance.

@@ -19,4 +19,5 @@ mod help;
 mod machine;
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;
+mod transfer;
 mod world;

@@ -219,11 +219,12 @@ impl Drop for World {
         }
     }
 }
+/// An INF file that passes preflight.
+pub(crate) const INF: &[u8] = b"[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Net\r\nProvider=%C%\r\n\
+    DriverVer=11/21/2026,1.0.0.0\r\n[Manufacturer]\r\n%C%=C,NTamd64\r\n[Strings]\r\nC=\"Contoso\"\r\n";
 
 /// A cabinet that passes preflight.
 pub(crate) fn write_cabinet(path: &Path) {
-    const INF: &[u8] = b"[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Net\r\nProvider=%C%\r\n\
-        DriverVer=11/21/2026,1.0.0.0\r\n[Manufacturer]\r\n%C%=C,NTamd64\r\n[Strings]\r\nC=\"Contoso\"\r\n";
     let name = path.file_stem().unwrap().to_string_lossy().into_owned();
     let binary = [b"MZ".as_slice(), name.as_bytes()].concat();
     let files = vec![
