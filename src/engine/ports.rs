@@ -294,6 +294,14 @@ pub trait Quota: Send + Sync + 'static {
         pause: Duration,
     ) -> impl Future<Output = Result<Moment, Unavailable>> + Send;
 
+    /// Until when nobody calls: a pause in force or a closed gate; an instant that has passed when there is none.
+    ///
+    /// Spends nothing: asked right before a call whose permit has grown old.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    fn paused_until(&self, account: &AccountName) -> impl Future<Output = Result<Moment, Unavailable>> + Send;
+
     /// A call was answered with a 5xx or not at all. Returns until when the gate is closed, if it is.
     ///
     /// # Errors

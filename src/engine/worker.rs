@@ -15,6 +15,7 @@ use super::{
     claimed::{Claimed, SWAPS, Stop, Waiting, contended},
     conclude::refused_event,
     crash::{self, Edge},
+    gates::Gates,
     intake::{self, ControlTicket, Message, Taken},
     look::Looked,
     ports::{Clock, Memory, Origin, Ports, Queue, Received, Service, Settled, Swapped, Unavailable},
@@ -38,6 +39,7 @@ pub struct Worker<P: Ports> {
     settings: Arc<Settings>,
     id: u128,
     claims: AtomicU64,
+    gates: Gates,
 }
 
 /// What a claim came to.
@@ -50,8 +52,8 @@ enum Claiming<'a, P: Ports> {
 
 impl<P: Ports> Worker<P> {
     /// A worker with this random id.
-    pub const fn new(ports: Arc<P>, settings: Arc<Settings>, id: u128) -> Self {
-        Self { ports, settings, id, claims: AtomicU64::new(0) }
+    pub fn new(ports: Arc<P>, settings: Arc<Settings>, id: u128) -> Self {
+        Self { ports, settings, id, claims: AtomicU64::new(0), gates: Gates::default() }
     }
 
     /// What it works through.
@@ -180,7 +182,7 @@ impl<P: Ports> Worker<P> {
                                 tracing::info!(job = %key, place = %record.place, "took over from a worker that is gone");
                             }
                             let anchor = (loaded.now, boot);
-                            let outside = (&*self.ports, &*self.settings);
+                            let outside = (&*self.ports, &*self.settings, &self.gates);
                             let claimed = Claimed::new(outside, taken.clone(), claimant, (record, is_poison), anchor);
                             return Ok(Claiming::Taken(Box::new(claimed)));
                         }

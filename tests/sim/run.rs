@@ -281,6 +281,7 @@ fn verdict(world: &World, jobs: &[Ticket]) -> Vec<String> {
             }
         }
     }
+    problems.extend(state.early.iter().map(|early| format!("a 429 was answered early: {early}")));
     if !state.messages_aside.is_empty() {
         problems.push(format!("messages set aside: {:?}", state.messages_aside));
     }
