@@ -28,11 +28,15 @@ use crate::{
     config::{Loaded, Place},
     domain::{failure::Failure, ids::JobKey, step::Kind},
     embedded::{self, Embedded},
-    engine::{drain, ports, worker},
+    engine::{
+        drain, ports,
+        tally::{Happened, Sighted},
+        worker,
+    },
     http,
     identity::{Cache, SystemClock, TokenEndpoint},
     partner_center::hardware,
-    telemetry::Metrics,
+    telemetry::{Health, LookOutcome, Metrics},
 };
 
 /// Why the parts cannot be put together.
@@ -71,6 +75,8 @@ pub struct App {
     pub packages: Arc<Packages>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What its probes say once it is a worker.
+    pub health: Health,
     spool: PathBuf,
 }
 
@@ -102,7 +108,7 @@ impl App {
         let spool = spools.join(crate::clock::uuid_v4().simple().to_string());
         let packages = Packages::new(&told, client, keys::keyring(&loaded)?, spool.clone(), metrics.clone());
         let packages = Arc::new(packages.map_err(Error::Sources)?);
-        Ok(Self { loaded, home, service, packages, metrics, spool })
+        Ok(Self { loaded, home, service, packages, metrics, health: Health::default(), spool })
     }
 
     /// Makes this process a worker.
@@ -116,6 +122,8 @@ impl App {
             service: Arc::clone(&self.service),
             packages: Arc::clone(&self.packages),
             clock: clock::Clock,
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
         };
         let told = &self.loaded.settings;
         let worker = worker::Worker::new(Arc::new(standalone), Arc::new(settings::engine(told)), home.id());
@@ -192,6 +200,8 @@ pub struct Standalone {
     service: Arc<Service>,
     packages: Arc<Packages>,
     clock: clock::Clock,
+    metrics: Metrics,
+    health: Health,
 }
 
 impl ports::Ports for Standalone {
@@ -214,5 +224,24 @@ impl ports::Ports for Standalone {
 
     fn clock(&self) -> &clock::Clock {
         &self.clock
+    }
+
+    fn note(&self, happened: Happened) {
+        let metrics = &self.metrics;
+        match happened {
+            Happened::Turn { lane, is_well } => self.health.turned(lane, is_well),
+            Happened::StepDone(step) => metrics.step_done(step),
+            Happened::JobEnded(kind, end) => metrics.job_ended(kind, end),
+            Happened::Refused(class) => metrics.refused(class),
+            Happened::Parked => metrics.ticket_parked(),
+            Happened::TakenOver => metrics.taken_over(),
+            Happened::Stuck(step) => metrics.stuck(step),
+            Happened::Announced(events) => metrics.events_published(events),
+            Happened::Looked(sighted) => metrics.look(match sighted {
+                Sighted::Found => LookOutcome::Found,
+                Sighted::Absent => LookOutcome::Absent,
+                Sighted::Undecided => LookOutcome::Undecided,
+            }),
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     claimed::{Begun, Claimed, Stop, Waiting},
     crash::{self, Edge},
+    lesson,
     ports::{CallIds, Clock, Permit, Ports, Quota, Service, SignIn, Token, Turn, TurnKey, Turns},
 };
 use crate::domain::{
@@ -114,22 +115,15 @@ impl<P: Ports> Claimed<'_, P> {
         let account = &self.key.account;
         let call = self.ports.service().call(account, request, ids, permit, token);
         let answer = self.sent(call).await;
-        let home = self.ports.home();
-        let taught = match &answer {
-            Ok(_) | Err(Failure::Permanent(_) | Failure::Unauthorized(_)) => home.succeeded(account).await,
-            Err(Failure::Throttled(pause)) => {
-                let told = pause.retry_after.unwrap_or(self.settings.retry.throttle_pause);
-                // ORDER: this process first. What it is about to send must not wait for the quota to hear of the pause.
-                self.gates.close(account, self.ports.clock().boot_time().saturating_add(told));
-                home.throttled(account, told).await.map(|_| ())
-            }
-            Err(Failure::Transient(cause) | Failure::Indeterminate(cause)) if is_outage(cause) => {
-                home.failed(account).await.map(|closed| self.note_gate(closed))
-            }
-            Err(Failure::Transient(_) | Failure::Indeterminate(_)) => Ok(()),
-        };
-        if let Err(down) = taught {
-            tracing::warn!(%down, "the quota could not be told of an answer");
+        let pause = self.settings.retry.throttle_pause;
+        if let Err(Failure::Throttled(told)) = &answer {
+            let told = told.retry_after.unwrap_or(pause);
+            // ORDER: this process first. What it is about to send must not wait for the quota to hear of the pause.
+            self.gates.close(account, self.ports.clock().boot_time().saturating_add(told));
+        }
+        match lesson::teach(self.ports.home(), account, &answer, pause).await {
+            Ok(lesson) => self.note_gate(lesson.closed_until),
+            Err(down) => tracing::warn!(%down, "the quota could not be told of an answer"),
         }
         answer
     }
@@ -272,29 +266,6 @@ impl Stop {
             // Whoever holds the claim now decides; a memory that does not answer may have kept the mark.
             Self::NotHolder | Self::Down(_) | Self::Panicked => false,
         }
-    }
-}
-
-fn is_outage(cause: &Cause) -> bool {
-    match cause.kind {
-        Kind::ServerError | Kind::Timeout | Kind::Disconnected | Kind::NotSent => true,
-        Kind::Throttled
-        | Kind::Unauthorized
-        | Kind::Forbidden
-        | Kind::NotFound
-        | Kind::RetryLater
-        | Kind::AlreadyDone
-        | Kind::Rejected
-        | Kind::Changed
-        | Kind::BadAnswer
-        | Kind::SasExpired
-        | Kind::Transfer
-        | Kind::Source
-        | Kind::Sink
-        | Kind::Preflight
-        | Kind::Verification
-        | Kind::LocalIo
-        | Kind::Internal => false,
     }
 }
 

@@ -7,6 +7,7 @@ use std::{future::Future, time::Duration};
 
 use secrecy::SecretString;
 
+use super::tally::Happened;
 use crate::domain::{
     claim::{Epoch, Loaded},
     event::End,
@@ -550,4 +551,7 @@ pub trait Ports: Send + Sync + 'static {
     fn packages(&self) -> &Self::Packages;
     /// Time and chance.
     fn clock(&self) -> &Self::Clock;
+
+    /// Something happened that is worth counting. Never waits; may drop it.
+    fn note(&self, _happened: Happened) {}
 }

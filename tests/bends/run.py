@@ -82,7 +82,7 @@ BENDS = {
     ),
     "a worker forgets its own pauses": (
         SIM, "src/engine/call.rs",
-        "                self.gates.close(account, self.ports.clock().boot_time().saturating_add(told));\n",
+        "            self.gates.close(account, self.ports.clock().boot_time().saturating_add(told));\n",
         "",
     ),
     "a lost claim gives its ticket back to nobody": (

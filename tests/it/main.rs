@@ -9,7 +9,10 @@
 )]
 
 mod bad_input;
+mod desk;
+mod drain;
 mod endings;
 mod help;
 mod machine;
+mod metrics;
 mod world;

@@ -185,6 +185,8 @@ pub struct State {
     pub counts: BTreeMap<&'static str, u32>,
     /// Pauses: of one worker that read the 429 itself, or of all, when the quota was told; from when to when.
     pub pauses: Vec<(Option<u64>, AccountName, Moment, Moment)>,
+    /// The job whose package makes whoever reads it panic.
+    pub panics_at: Option<JobKey>,
     /// Calls that left in a pause.
     pub early: Vec<String>,
 }
@@ -247,6 +249,7 @@ impl World {
             trace: Vec::new(),
             counts: BTreeMap::new(),
             pauses: Vec::new(),
+            panics_at: None,
             early: Vec::new(),
         };
         let state = Arc::new(Mutex::new(state));
