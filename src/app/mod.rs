@@ -24,11 +24,15 @@ use crate::{
     config::{Loaded, Place},
     domain::{failure::Failure, ids::JobKey, step::Kind},
     embedded::{self, Embedded},
-    engine::{drain, ports, worker},
+    engine::{
+        drain, ports,
+        tally::{Happened, Sighted},
+        worker,
+    },
     http,
     identity::{Cache, SystemClock, TokenEndpoint},
     partner_center::hardware,
-    telemetry::Metrics,
+    telemetry::{Health, LookOutcome, Metrics},
 };
 
 /// Why the parts cannot be put together.
@@ -67,6 +71,8 @@ pub struct App {
     pub packages: Arc<Packages>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What its probes say once it is a worker.
+    pub health: Health,
 }
 
 impl App {
@@ -96,7 +102,7 @@ impl App {
         let spool = Spool::new(loaded.data_dir().join("spool"));
         let packages = Packages::new(&told, keys::keyring(&loaded)?, spool, metrics.clone());
         let packages = Arc::new(packages.map_err(Error::Sources)?);
-        Ok(Self { loaded, home, service, packages, metrics })
+        Ok(Self { loaded, home, service, packages, metrics, health: Health::default() })
     }
 
     /// Makes this process a worker.
@@ -111,6 +117,8 @@ impl App {
             service: Arc::clone(&self.service),
             packages: Arc::clone(&self.packages),
             clock: clock::Clock,
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
         };
         let told = &self.loaded.settings;
         let worker = worker::Worker::new(Arc::new(standalone), Arc::new(settings::engine(told)), home.id());
@@ -172,6 +180,8 @@ pub struct Standalone {
     service: Arc<Service>,
     packages: Arc<Packages>,
     clock: clock::Clock,
+    metrics: Metrics,
+    health: Health,
 }
 
 impl ports::Ports for Standalone {
@@ -194,5 +204,24 @@ impl ports::Ports for Standalone {
 
     fn clock(&self) -> &clock::Clock {
         &self.clock
+    }
+
+    fn note(&self, happened: Happened) {
+        let metrics = &self.metrics;
+        match happened {
+            Happened::Turn { lane, is_well } => self.health.turned(lane, is_well),
+            Happened::StepDone(step) => metrics.step_done(step),
+            Happened::JobEnded(kind, end) => metrics.job_ended(kind, end),
+            Happened::Refused(class) => metrics.refused(class),
+            Happened::Parked => metrics.ticket_parked(),
+            Happened::TakenOver => metrics.taken_over(),
+            Happened::Stuck(step) => metrics.stuck(step),
+            Happened::Announced(events) => metrics.events_published(events),
+            Happened::Looked(sighted) => metrics.look(match sighted {
+                Sighted::Found => LookOutcome::Found,
+                Sighted::Absent => LookOutcome::Absent,
+                Sighted::Undecided => LookOutcome::Undecided,
+            }),
+        }
     }
 }

@@ -49,7 +49,7 @@ impl Context {
 
     /// As [`Self::load`], for commands that talk to people: only warnings are logged, unless somebody asked.
     pub(super) fn load_quietly(&self) -> Result<Loaded, Stop> {
-        self.load_at(Some("longshore=error"))
+        self.load_at(Some("longshore=error,longshore::app::desk=warn"))
     }
 
     fn load_at(&self, quiet: Option<&str>) -> Result<Loaded, Stop> {

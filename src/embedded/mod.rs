@@ -55,7 +55,7 @@ pub use self::{
     queue::Delivery,
     retention::Tidied,
     submit::{Accepted, Cancelled, Replayed},
-    views::{Size, WorkerInfo},
+    views::{Backlog, Size, WorkerInfo},
     worker::Worker,
 };
 use self::{

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    gates::Gates,
     intake::Taken,
     ports::{Clock, Memory, Ports, Swapped, TurnKey, Turns, Unavailable},
     settings::Settings,
@@ -71,6 +72,7 @@ impl From<Unavailable> for Stop {
 pub(super) struct Claimed<'a, P: Ports> {
     pub(super) ports: &'a P,
     pub(super) settings: &'a Settings,
+    pub(super) gates: &'a Gates,
     /// The ticket as it was received, its work and its step.
     pub(super) taken: Taken,
     /// Account and id together.
@@ -94,7 +96,7 @@ pub(super) struct Claimed<'a, P: Ports> {
 
 impl<'a, P: Ports> Claimed<'a, P> {
     pub(super) fn new(
-        (ports, settings): (&'a P, &'a Settings),
+        (ports, settings, gates): (&'a P, &'a Settings, &'a Gates),
         taken: Taken,
         claimant: Claimant,
         (record, is_poison): (JobRecord, bool),
@@ -105,6 +107,7 @@ impl<'a, P: Ports> Claimed<'a, P> {
         Self {
             ports,
             settings,
+            gates,
             taken,
             key,
             claimant,

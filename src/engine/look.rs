@@ -4,9 +4,11 @@ use super::{
     claimed::{Claimed, Stop, Waiting},
     ports::{Listing, Listings, Ports, Turn, Turns},
     steps::{Did, unexpected},
+    tally::{Happened, Sighted},
 };
 use crate::domain::{
     adopt::{Found, ProductEvidence, ProductQuestion, SubmissionQuestion},
+    claim::Finished,
     event::Candidate,
     failure::{Cause, Failure, Kind},
     ids::ProductId,
@@ -46,7 +48,13 @@ impl<P: Ports> Claimed<'_, P> {
             Step::Commit => self.look_at_commit().await?,
             Step::Preflight | Step::Upload | Step::Poll | Step::Download => return Ok(Looked::Absent),
         };
-        Ok(self.judge(sight, look))
+        let looked = self.judge(sight, look);
+        self.ports.note(Happened::Looked(match &looked {
+            Looked::Absent => Sighted::Absent,
+            Looked::Did(Did::Finished(Finished::Done(_))) => Sighted::Found,
+            Looked::Did(_) => Sighted::Undecided,
+        }));
+        Ok(looked)
     }
 
     fn judge(&self, sight: Sight, look: Look) -> Looked {

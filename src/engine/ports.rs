@@ -7,6 +7,7 @@ use std::{future::Future, time::Duration};
 
 use secrecy::SecretString;
 
+use super::tally::Happened;
 use crate::domain::{
     claim::{Epoch, Loaded},
     event::End,
@@ -305,6 +306,14 @@ pub trait Quota: Send + Sync + 'static {
         pause: Duration,
     ) -> impl Future<Output = Result<Moment, Unavailable>> + Send;
 
+    /// Until when nobody calls: a pause in force or a closed gate; an instant that has passed when there is none.
+    ///
+    /// Spends nothing: asked right before a call whose permit has grown old.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    fn paused_until(&self, account: &AccountName) -> impl Future<Output = Result<Moment, Unavailable>> + Send;
+
     /// A call was answered with a 5xx or not at all. Returns until when the gate is closed, if it is.
     ///
     /// # Errors
@@ -549,4 +558,7 @@ pub trait Ports: Send + Sync + 'static {
     fn packages(&self) -> &Self::Packages;
     /// Time and chance.
     fn clock(&self) -> &Self::Clock;
+
+    /// Something happened that is worth counting. Never waits; may drop it.
+    fn note(&self, _happened: Happened) {}
 }

@@ -38,9 +38,11 @@ pub(crate) async fn a_pause_told_to_one_holds_for_all<H: Harness>() {
     let before = one.load(&key("a")).await.unwrap().now;
     let until = one.throttled(&account(), Duration::from_secs(30)).await.unwrap();
     assert!(until >= before.after(Duration::from_secs(30)));
+    assert_eq!(two.paused_until(&account()).await.unwrap(), until);
     let refused = two.permit(&account(), QuotaClass::Write, 0, 0.0).await.unwrap();
     assert!(matches!(refused, Admission::Refused { until: again, by_gate: true } if again >= until), "{refused:?}");
     let other = AccountName::parse("fabrikam").unwrap();
+    assert!(two.paused_until(&other).await.unwrap() < before);
     let granted = two.permit(&other, QuotaClass::Write, 0, 0.0).await.unwrap();
     assert!(matches!(granted, Admission::Granted { .. }));
     harness.advance(Duration::from_secs(31)).await;
