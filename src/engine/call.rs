@@ -168,7 +168,7 @@ impl<P: Ports> Claimed<'_, P> {
                 }
                 // A look of several reads that parked at every refusal would begin anew each time, and never end: what
                 // has begun to read waits here, for as long as its handler may.
-                Admission::Refused { until, by_gate: false } if self.has_had_permit() && !self.is_out_of_time() => {
+                Admission::Refused { until, by_gate: false } if self.has_had_permit() && self.has_time_until(until) => {
                     refusals = refusals.saturating_add(1);
                     clock.sleep(until.since(self.now())).await;
                 }

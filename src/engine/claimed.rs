@@ -210,6 +210,11 @@ impl<'a, P: Ports> Claimed<'a, P> {
         self.age() >= self.settings.handler.0 || !self.may_call()
     }
 
+    /// Can it wait until then and still be within its time?
+    pub(super) fn has_time_until(&self, until: Moment) -> bool {
+        self.may_call() && self.age().saturating_add(until.since(self.now())) < self.settings.handler.0
+    }
+
     /// A handler that lost its claim, or could not renew it for two thirds of its lease, makes no further call.
     pub(super) fn may_call(&self) -> bool {
         let lease = self.settings.claim.lease;

@@ -134,7 +134,7 @@ impl<P: Ports> Claimed<'_, P> {
         let mut evidence = ProductEvidence { product, owner, submissions: None };
         if evidence.owner.is_none() && evidence.product.created.is_none() {
             let request = Request::GetProduct(evidence.product.id);
-            let answer = self.read(QuotaClass::Write, &request).await?;
+            let answer = self.read(QuotaClass::Look, &request).await?;
             evidence.product = answer.response.into_product().ok_or_else(|| unexpected("getProduct"))?;
         }
         if question.needs_submissions(&evidence) {
@@ -162,7 +162,7 @@ impl<P: Ports> Claimed<'_, P> {
                 home.leave_listing(account, &self.key).await?;
                 return Err(self.next_turn());
             }
-            let page = match self.read(QuotaClass::Write, &Request::ListProducts { next: next.clone() }).await {
+            let page = match self.read(QuotaClass::Look, &Request::ListProducts { next: next.clone() }).await {
                 Ok(answer) => answer,
                 Err(Stop::Failed(failure @ (Failure::Transient(_) | Failure::Permanent(_)))) => {
                     tracing::warn!(%failure, "a page of the product list could not be read");
@@ -214,7 +214,7 @@ impl<P: Ports> Claimed<'_, P> {
         let (mut all, mut next) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
             let request = Request::ListSubmissions { product, next };
-            let answer = self.read(QuotaClass::Write, &request).await?;
+            let answer = self.read(QuotaClass::Look, &request).await?;
             let page = answer.response.into_submissions().ok_or_else(|| unexpected("listSubmissions"))?;
             all.extend(page.items);
             next = page.next;
@@ -226,7 +226,7 @@ impl<P: Ports> Claimed<'_, P> {
     }
 
     async fn look_at_commit(&self) -> Result<Sight, Stop> {
-        let submission = self.get_submission(QuotaClass::Write).await?;
+        let submission = self.get_submission(QuotaClass::Look).await?;
         Ok(if submission.is_committed() == Some(true) {
             self.spend_turn(self.product_turn()?);
             Sight::There(StepResult::Commit { adopted: true })

@@ -15,7 +15,7 @@ pub(crate) async fn all_workers_together_stay_within_the_rate<H: Harness>() {
     let mut granted = Vec::new();
     for n in 0..600 {
         let home = &workers[n % workers.len()];
-        let class = QuotaClass::ALL[n % 3];
+        let class = QuotaClass::ALL[n % QuotaClass::ALL.len()];
         if let Admission::Granted { at } = home.permit(&account(), class, 0, 0.0).await.unwrap() {
             granted.push(at.as_millis());
         }
