@@ -111,13 +111,17 @@ fn private_folder(path: &Path) -> io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     {
-        use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-        builder.mode(0o700).create(path)?;
-        // One that an older version made.
-        return fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
     }
-    #[cfg(not(unix))]
-    builder.create(path)
+    builder.create(path)?;
+    // One that an older version made.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

@@ -100,8 +100,8 @@ async fn promise(listener: TcpListener, is_endless: bool) {
     let mut held = Vec::new();
     loop {
         let (mut socket, _) = listener.accept().await.unwrap();
-        let mut head = [0; 4096];
-        assert!(socket.read(&mut head).await.unwrap() > 0);
+        let mut request = [0; 4096];
+        assert!(socket.read(&mut request).await.unwrap() > 0);
         let answer = b"HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 1000000000\r\n\r\n0";
         socket.write_all(answer).await.unwrap();
         while is_endless && socket.write_all(b"0").await.is_ok() {

@@ -215,7 +215,7 @@ impl From<WireWorkflow> for Workflow {
         Self {
             step,
             state: filled(wire.state),
-            messages: messages(wire.messages),
+            messages: messages(&wire.messages),
             error_report: filled(wire.error_report).map(SignedUrl::new),
         }
     }
@@ -227,7 +227,7 @@ const MAX_MESSAGES: usize = 100;
 const MAX_MESSAGE: usize = 2 << 10;
 
 /// The service's words, fit to be kept and shown: cleaned, each cut, the first hundred, and how many more there were.
-fn messages(all: Vec<String>) -> Vec<String> {
+fn messages(all: &[String]) -> Vec<String> {
     let left_out = all.len().saturating_sub(MAX_MESSAGES);
     let mut kept: Vec<String> = (all.iter().take(MAX_MESSAGES))
         // Cleaning is for so much of it only, and before the cut: half a secret is none that is recognised.
