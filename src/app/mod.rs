@@ -210,6 +210,7 @@ impl ports::Ports for Standalone {
         let metrics = &self.metrics;
         match happened {
             Happened::Turn { lane, is_well } => self.health.turned(lane, is_well),
+            Happened::LaneEnded { lane } => self.health.lane_ended(lane),
             Happened::StepDone(step) => metrics.step_done(step),
             Happened::JobEnded(kind, end) => metrics.job_ended(kind, end),
             Happened::Refused(class) => metrics.refused(class),

@@ -97,13 +97,13 @@ pub fn home(loaded: &Loaded) -> embedded::Options {
     }
 }
 
-/// How long one page of a listing may take at most: a handler begins none when its time is up, and then waits for a token
-/// and a permit, and calls; all of it once more when the token was refused, but for the wait for its time.
+/// How long one page of a listing may take at most: a handler begins none when its time is up, waits for no permit beyond
+/// that time, and then asks for a token and calls; both once more when the token was refused.
 fn longest_page(settings: &config::Settings) -> Duration {
-    let config::Settings { worker, quota, http, identity, .. } = settings;
+    let config::Settings { worker, http, identity, .. } = settings;
     let attempt = identity.response_timeout.saturating_add(identity.backoff_cap);
     let call = attempt.saturating_mul(identity.max_attempts).saturating_add(http.response_timeout);
-    worker.handler_deadline.saturating_add(quota.park_most).saturating_add(call.saturating_mul(2))
+    worker.handler_deadline.saturating_add(call.saturating_mul(2))
 }
 
 /// What an account is allowed.

@@ -15,6 +15,9 @@ const JITTER: f64 = 0.25;
 /// For how long after a refused look should have asked again its slot is kept.
 const LATE_LOOK: Duration = Duration::from_secs(5);
 
+/// Over so many calls the looks that wait are spread.
+const LOOKS_APART: u32 = 8;
+
 /// What an account is allowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -98,6 +101,9 @@ pub struct Bucket {
     /// When the first of the refused looks asks again: a slot is kept free for it.
     #[serde(default)]
     look_at: Option<Moment>,
+    /// A look had the last permit: one call of another class comes before the next kept slot.
+    #[serde(default)]
+    was_look: bool,
 }
 
 /// The answer to a request for a permit.
@@ -144,14 +150,17 @@ impl Bucket {
         let next_us = at_us.saturating_add(interval_us(rate));
         let ahead_us = i64::try_from(limits.ahead.as_micros()).unwrap_or(i64::MAX);
         let is_for_a_look = class != QuotaClass::Look
-            && self.look_at.is_some_and(|look| {
-                now < look.after(LATE_LOOK) && next_us > micros(look).saturating_add(ahead_us)
-            });
+            && self
+                .look_at
+                .is_some_and(|look| now < look.after(LATE_LOOK) && next_us > micros(look).saturating_add(ahead_us));
         if is_for_a_look || at_us.saturating_sub(now_us) > ahead_us {
-            let least = Duration::from_micros(u64::try_from(at_us - now_us - ahead_us).unwrap_or(0));
+            // What was given before has passed by then; and the call of another class, when that is next.
+            let before = if self.was_look { next_us } else { at_us };
+            let least = Duration::from_micros(u64::try_from(before - now_us - ahead_us).unwrap_or(0));
             return self.refuse(now, class, refusals, (rate, least), limits, chance);
         }
         self.common_us = next_us;
+        self.was_look = class == QuotaClass::Look;
         match slot {
             Some(slot) => {
                 if let Some(arrival) = self.class_us.get_mut(slot) {
@@ -187,8 +196,10 @@ impl Bucket {
         let most = scaled(limits.wait_max, 1.0 / (1.0 + JITTER));
         let mut wait = wait.min(most).max(limits.wait_min);
         if class == QuotaClass::Look {
-            // When it comes back, what others were given before has passed, and nobody was given its own slot since.
-            wait = wait.max(least).min(limits.wait_max);
+            // Its slot is kept, so it need not wait long, however many were counted that never came back.
+            let spread =
+                Duration::from_micros(u64::try_from(interval_us(rate)).unwrap_or(0)).saturating_mul(LOOKS_APART);
+            wait = wait.clamp(least, least.saturating_add(spread)).min(limits.wait_max);
         }
         let until = now.after(wait.saturating_add(scaled(wait, JITTER * chance)).min(limits.wait_max));
         if class == QuotaClass::Look {
@@ -363,6 +374,41 @@ mod tests {
     }
 
     #[test]
+    fn looks_without_end_leave_every_other_call_to_the_rest() {
+        for (rate, ahead) in [(10.0, 2), (20.0, 2), (20.0, 0), (1_200.0, 2)] {
+            let limits = Limits { ahead: Duration::from_secs(ahead), ..limits(rate) };
+            let (mut bucket, mut looks, mut others, mut asks_at, mut refusals) = (Bucket::default(), 0, 0, 0, 0);
+            for now in (0..1_200_000).step_by(50) {
+                if now >= asks_at {
+                    match bucket.admit(at(now), QuotaClass::Look, refusals, &limits, 0.0) {
+                        // A page is read, and the next one asked for.
+                        Admission::Granted { at } => {
+                            (looks, refusals, asks_at) = (looks + 1, 0, at.as_millis() - 1_000_000 + 500);
+                        }
+                        Admission::Refused { until, .. } => {
+                            (refusals, asks_at) = (refusals + 1, until.as_millis() - 1_000_000);
+                        }
+                    }
+                }
+                let other = bucket.admit(at(now), QuotaClass::Write, 0, &limits, 0.0);
+                others += i32::from(matches!(other, Admission::Granted { .. }));
+            }
+            assert!(others * 2 >= looks && looks > 100, "{rate} a minute: {looks} looks, {others} others");
+        }
+    }
+
+    #[test]
+    fn looks_that_were_counted_and_never_came_back_do_not_make_another_wait() {
+        let (limits, mut bucket) = (limits(20.0), Bucket::default());
+        while matches!(bucket.admit(at(0), QuotaClass::Write, 0, &limits, 0.0), Admission::Granted { .. }) {}
+        for _ in 0..200 {
+            bucket.admit(at(0), QuotaClass::Look, 0, &limits, 0.0);
+        }
+        let Admission::Refused { until, .. } = bucket.admit(at(0), QuotaClass::Look, 0, &limits, 0.0) else { panic!() };
+        assert!(until <= at(30_000), "{until:?}");
+    }
+
+    #[test]
     fn a_look_that_never_comes_back_holds_its_slot_for_a_moment_only() {
         let (limits, mut bucket) = (limits(20.0), Bucket::default());
         while matches!(bucket.admit(at(0), QuotaClass::Write, 0, &limits, 0.0), Admission::Granted { .. }) {}
@@ -375,7 +421,7 @@ mod tests {
     #[test]
     fn a_bucket_of_an_earlier_version_is_read() {
         let mut old = serde_json::to_value(Bucket::default()).unwrap();
-        for new in ["looks_waiting", "look_refused_at", "look_at"] {
+        for new in ["looks_waiting", "look_refused_at", "look_at", "was_look"] {
             old.as_object_mut().unwrap().remove(new).unwrap();
         }
         assert_eq!(serde_json::from_value::<Bucket>(old).unwrap(), Bucket::default());

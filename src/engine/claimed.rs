@@ -12,7 +12,7 @@ use std::{
 use super::{
     gates::Gates,
     intake::Taken,
-    ports::{Clock, Memory, Ports, Swapped, TurnKey, Turns, Unavailable},
+    ports::{Clock, Memory, Ports, Service, Swapped, TurnKey, Turns, Unavailable},
     settings::Settings,
 };
 use crate::domain::{
@@ -97,11 +97,15 @@ pub(super) struct Claimed<'a, P: Ports> {
 impl<'a, P: Ports> Claimed<'a, P> {
     pub(super) fn new(
         (ports, settings, gates): (&'a P, &'a Settings, &'a Gates),
-        taken: Taken,
+        mut taken: Taken,
         claimant: Claimant,
         (record, is_poison): (JobRecord, bool),
         anchor: (Moment, Duration),
     ) -> Self {
+        if ports.service().knows(&taken.ticket.job.account) {
+            // Somebody does know the account: what others did not know no longer counts.
+            taken.ticket.progress.unknown_since = None;
+        }
         let renewed_ms = AtomicU64::new(millis(anchor.1));
         let key = taken.ticket.key();
         Self {

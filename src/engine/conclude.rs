@@ -84,7 +84,6 @@ impl<P: Ports> Claimed<'_, P> {
     fn done(&self, result: StepResult) -> Settlement {
         let step = self.step();
         let mut ticket = self.ticket().clone();
-        ticket.progress.unknown_since = None;
         ticket.progress.apply(step, &result);
         if matches!(step, Step::CreateProduct | Step::CreateSubmission) {
             ticket.progress.made_at = Some(self.now());
@@ -172,7 +171,6 @@ impl<P: Ports> Claimed<'_, P> {
         }
         let mut ticket = self.ticket().clone().next_try(self.capped(at));
         ticket.progress.watch = Some(watch);
-        ticket.progress.unknown_since = None;
         ticket.attempts = 0;
         self.settlement(Entry::Outcome(Outcome::Nothing), events, Some(ticket))
     }

@@ -50,12 +50,13 @@ async fn run_lane<P: Ports>(worker: Arc<Worker<P>>, lane: Lane, stop: &Cancellat
         match received {
             Ok(received) => {
                 troubles = 0;
+                worker.ports().note(Happened::Turn { lane: lane.kind, is_well: Some(true) });
                 let worker = worker.clone();
                 handlers.spawn(async move { worker.handle(received).await });
             }
             Err(down) => {
                 troubles = troubles.saturating_add(1);
-                worker.ports().note(Happened::Turn { lane: lane.kind, is_well: false });
+                worker.ports().note(Happened::Turn { lane: lane.kind, is_well: Some(false) });
                 tracing::warn!(lane = %lane.kind, %down, troubles, "nothing can be received");
                 let wait = Duration::from_millis(250).saturating_mul(2_u32.saturating_pow(troubles.min(7)));
                 tokio::select! {
@@ -69,17 +70,19 @@ async fn run_lane<P: Ports>(worker: Arc<Worker<P>>, lane: Lane, stop: &Cancellat
     while let Some(ended) = beating(&worker, lane.kind, handlers.join_next()).await {
         reap(Some(ended));
     }
+    worker.ports().note(Happened::LaneEnded { lane: lane.kind });
 }
 
-/// Waits, and says every few seconds that the lane still turns.
+/// Waits, and says every few seconds that the lane still turns. A home that was asked for work and has not refused for so
+/// long serves the lane; whether it answers at all is asked elsewhere.
 async fn beating<P: Ports, T>(worker: &Worker<P>, lane: Kind, awaited: impl Future<Output = T>) -> T {
     tokio::pin!(awaited);
-    worker.ports().note(Happened::Turn { lane, is_well: true });
+    worker.ports().note(Happened::Turn { lane, is_well: None });
     loop {
         tokio::select! {
             biased;
             done = &mut awaited => return done,
-            () = worker.ports().clock().sleep(BEAT) => worker.ports().note(Happened::Turn { lane, is_well: true }),
+            () = worker.ports().clock().sleep(BEAT) => worker.ports().note(Happened::Turn { lane, is_well: Some(true) }),
         }
     }
 }

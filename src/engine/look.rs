@@ -195,7 +195,7 @@ impl<P: Ports> Claimed<'_, P> {
         let is_initial = |s: &&Submission| s.kind.eq_ignore_ascii_case("initial");
         Ok(match question.decide(&all) {
             Found::Ours(id) => {
-                self.spend_turn(self.product_turn()?);
+                self.spend_product_turn()?;
                 Sight::There(StepResult::CreateSubmission { id, adopted: true })
             }
             // A person said that the one initial submission is not ours: no other can be made.
@@ -228,11 +228,22 @@ impl<P: Ports> Claimed<'_, P> {
     async fn look_at_commit(&self) -> Result<Sight, Stop> {
         let submission = self.get_submission(QuotaClass::Look).await?;
         Ok(if submission.is_committed() == Some(true) {
-            self.spend_turn(self.product_turn()?);
+            self.spend_product_turn()?;
             Sight::There(StepResult::Commit { adopted: true })
         } else {
             Sight::NotThere { is_complete: true }
         })
+    }
+
+    /// The write that was in doubt is found: its turn is over. `begin` stamped it with the record's own instant, which an
+    /// earlier claim wrote.
+    fn spend_product_turn(&self) -> Result<(), Stop> {
+        let turn = self.product_turn()?;
+        if self.stamp(&turn).is_none() {
+            self.note_stamp(&turn, self.record.begun_at);
+        }
+        self.spend_turn(turn);
+        Ok(())
     }
 }
 

@@ -11,12 +11,17 @@ use crate::domain::{
 /// Something that happened, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
-    /// A lane looked for work; `is_well` when the home answered it.
+    /// A lane turned.
     Turn {
         /// The lane.
         lane: Kind,
-        /// Did the home answer?
-        is_well: bool,
+        /// Did the home serve it? None: it was not asked.
+        is_well: Option<bool>,
+    },
+    /// A lane takes no more work, and all that it had is done.
+    LaneEnded {
+        /// The lane.
+        lane: Kind,
     },
     /// A step was finished.
     StepDone(Step),

@@ -40,12 +40,13 @@ struct State {
 struct Lane {
     turned: Instant,
     is_well: bool,
+    is_over: bool,
 }
 
 impl Default for Health {
     fn default() -> Self {
         let now = clock::monotonic();
-        let lanes = [Lane { turned: now, is_well: true }; Kind::ALL.len()];
+        let lanes = [Lane { turned: now, is_well: true, is_over: false }; Kind::ALL.len()];
         let state = State { is_taking: false, lanes, home: HomeSays::Well, home_at: now };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -57,16 +58,23 @@ impl Health {
         self.state().is_taking = is_taking;
     }
 
-    /// A lane turned; not well when the home gave it an error.
-    pub fn turned(&self, lane: Kind, is_well: bool) {
+    /// A lane turned; not well when the home gave it an error, none when the home was not asked.
+    pub fn turned(&self, lane: Kind, is_well: Option<bool>) {
         self.turned_at(clock::monotonic(), lane, is_well);
     }
 
-    fn turned_at(&self, now: Instant, lane: Kind, is_well: bool) {
+    fn turned_at(&self, now: Instant, lane: Kind, is_well: Option<bool>) {
+        self.change(lane, |state| *state = Lane { turned: now, is_well: is_well.unwrap_or(state.is_well), ..*state });
+    }
+
+    /// A lane is done, in an orderly stop: it turns no more, and nobody waits for it.
+    pub fn lane_ended(&self, lane: Kind) {
+        self.change(lane, |state| state.is_over = true);
+    }
+
+    fn change(&self, lane: Kind, change: impl Fn(&mut Lane)) {
         let mut state = self.state();
-        for (_, state) in Kind::ALL.iter().zip(&mut state.lanes).filter(|(kind, _)| **kind == lane) {
-            *state = Lane { turned: now, is_well };
-        }
+        Kind::ALL.iter().zip(&mut state.lanes).filter(|(kind, _)| **kind == lane).for_each(|(_, state)| change(state));
     }
 
     /// The home answered a probe, or did not.
@@ -89,7 +97,7 @@ impl Health {
         if let HomeSays::Ended(why) = &state.home {
             return Err(why.clone());
         }
-        for (kind, lane) in Kind::ALL.iter().zip(&state.lanes) {
+        for (kind, lane) in Kind::ALL.iter().zip(&state.lanes).filter(|(_, lane)| !lane.is_over) {
             let still = now.saturating_duration_since(lane.turned);
             if still > STANDSTILL {
                 return Err(format!("the lane {kind} has stood still for {} s", still.as_secs()));
@@ -139,7 +147,7 @@ mod tests {
         assert_eq!(health.live_at(now), Ok(()));
         assert!(health.live_at(later).unwrap_err().contains("submission has stood still"));
         for kind in Kind::ALL {
-            health.turned_at(later, kind, true);
+            health.turned_at(later, kind, Some(true));
         }
         assert_eq!(health.live_at(later), Ok(()));
     }
@@ -154,11 +162,24 @@ mod tests {
         health.home(HomeSays::Well);
         assert_eq!(health.ready(), Ok(()));
         assert!(health.ready_at(clock::monotonic() + SILENCE + Duration::from_secs(1)).is_err());
-        health.turned(Kind::Upload, false);
+        health.turned(Kind::Upload, Some(false));
         assert!(health.ready().unwrap_err().contains("upload"));
-        health.turned(Kind::Upload, true);
+        health.turned(Kind::Upload, None);
+        assert!(health.ready().is_err(), "the home was not asked again");
+        health.turned(Kind::Upload, Some(true));
         health.home(HomeSays::Ended("gone".to_owned()));
         assert_eq!((health.live(), health.ready()), (Err("gone".to_owned()), Err("gone".to_owned())));
+    }
+
+    #[test]
+    fn a_lane_that_is_done_is_not_waited_for_while_another_finishes() {
+        let (health, now) = (Health::default(), clock::monotonic());
+        let later = now + STANDSTILL + Duration::from_secs(1);
+        health.turned_at(later, Kind::Upload, None);
+        health.lane_ended(Kind::Submission);
+        assert!(health.live_at(later).unwrap_err().contains("status-poll"));
+        health.lane_ended(Kind::StatusPoll);
+        assert_eq!(health.live_at(later), Ok(()));
     }
 
     #[test]
