@@ -27,6 +27,7 @@ mod stop;
 mod submission;
 mod submit;
 mod text;
+mod told;
 mod try_write;
 mod watch;
 mod worker;

@@ -10,6 +10,7 @@ use super::{
     result::JobResult,
     stop::{Outcome, Stop},
     text::Put as _,
+    told,
     watch::{self, Left, Watch},
 };
 use crate::{
@@ -305,7 +306,8 @@ pub(super) fn print_result(context: &mut Context, view: &JobView) -> Result<(), 
     let mut lines = Vec::new();
     let progress = view.ticket.as_ref().map(|ticket| &ticket.progress);
     for file in progress.iter().flat_map(|progress| &progress.downloads) {
-        lines.push(format!("{}  {}  {}", file.kind, file.path, size(file.size)));
+        let compared = told::of_file(file).map(|words| format!(" · {words}")).unwrap_or_default();
+        lines.push(format!("{}  {}  {}{compared}", file.kind, file.path, size(file.size)));
         lines.push(format!("         SHA-256 {}", file.sha256));
     }
     lines.extend(progress.iter().flat_map(|progress| &progress.warnings).map(|warning| format!("note     {warning}")));

@@ -15,6 +15,7 @@ fn one_driver_goes_from_its_file_to_a_verified_signed_package() {
     assert_eq!(result["error"], json!(null));
     let path = result["downloads"][0]["path"].as_str().unwrap();
     let bytes = std::fs::read(path).unwrap();
+    assert_eq!(result["downloads"][0]["is_verified"], true, "{result}");
     assert_eq!(result["downloads"][0]["sha256"], longshore::domain::ids::Sha256::of(&bytes).to_string());
     let verdict = world.sandbox.verdict();
     assert_eq!(verdict["clean"], true, "{verdict}");
@@ -44,6 +45,31 @@ fn one_driver_goes_from_its_file_to_a_verified_signed_package() {
     assert_eq!(submissions["submissions"][0]["is_committed"], true);
     let rows = world.run(&["job", "list", "--state", "completed"]).ended(0).json();
     assert_eq!(rows["jobs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_signed_package_that_was_compared_with_nothing_is_told_as_such() {
+    let world = World::new();
+    let signed = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
+    let watch = json!({
+        "id": "nic-1-watch",
+        "kind": "status-poll",
+        "account": "contoso",
+        "spec": {
+            "product": { "id": signed["product_id"] },
+            "submission": { "id": signed["submission_id"] },
+            "download": { "to": url::Url::from_directory_path(world.path("signed").join("more")).unwrap() },
+        },
+    });
+    let ran = world.submit(&watch, &["--wait", "--output", "table"]).ended(0);
+    assert!(!ran.err.contains("verified") && !ran.out.contains("verified"), "{}{}", ran.err, ran.out);
+    assert!(ran.err.contains("not compared: the job brings no package"), "{}", ran.err);
+    let result = world.run(&["job", "watch", "nic-1-watch"]).ended(0).json();
+    assert_eq!(result["downloads"][0]["is_verified"], false, "{result}");
+    for (job, words) in [("nic-1", "B, verified, SHA-256"), ("nic-1-watch", "B, not compared, SHA-256")] {
+        let shown = world.run(&["job", "show", job, "--output", "table"]).ended(0).out;
+        assert!(shown.contains(words), "{shown}");
+    }
 }
 
 /// A job that meets this fault, followed to its end.
@@ -104,7 +130,7 @@ fn a_job_whose_sign_in_is_refused_waits_and_the_code_says_why() {
     let again = world.run(&["job", "watch", "nic-1"]).ended(3);
     assert!(again.err.contains("sign-in of account contoso is refused"), "{}", again.err);
     // Whoever mends it does not wait for what was parked before: a retry has it come, any of them follows it to its end.
-    std::fs::write(world.path("secret"), "of-this-test-alone-0123456789").unwrap();
+    world.mend_secret();
     world.run(&["job", "retry", "nic-1"]).ended(0);
     let ended = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
     assert_eq!(ended["state"], "completed", "{ended}");
@@ -115,7 +141,7 @@ fn a_mended_sign_in_is_tried_at_once_by_whoever_waits() {
     let world = World::new();
     std::fs::write(world.path("secret"), "a-wrong-one").unwrap();
     world.submit(&world.job("nic-1"), &["--wait"]).ended(3);
-    std::fs::write(world.path("secret"), "of-this-test-alone-0123456789").unwrap();
+    world.mend_secret();
     let ended = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
     assert_eq!(ended["state"], "completed", "{ended}");
 }
