@@ -16,6 +16,7 @@ mod ending;
 mod intake;
 mod job;
 mod job_show;
+mod misread;
 mod preflight;
 mod product;
 mod result;

@@ -40,7 +40,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
     let loaded = context.load()?;
     if loaded.settings.accounts.is_empty() {
-        return Err(Stop::input(unknown_account("", &[])));
+        return Err(Stop::input(unknown_account(&loaded, "")));
     }
     let app = App::open(loaded)?;
     check_credentials(&app)?;

@@ -189,6 +189,49 @@ fn what_nobody_knows_is_not_found() {
 }
 
 #[test]
+fn an_account_that_nobody_knows_is_not_found_and_one_without_jobs_has_none() {
+    let world = World::new();
+    let empty = world.run(&["job", "list", "--account", "contoso", "--output", "table"]).ended(0);
+    assert!(empty.out.contains("no jobs here"), "{}", empty.out);
+    for noun in ["job", "dead-letter"] {
+        let ran = world.run(&[noun, "list", "--account", "nobody"]).ended(5);
+        for told in ["\"nobody\" is not configured", "no job of this home names it", "configured: contoso (own.toml)"] {
+            assert!(ran.err.contains(told), "no {told:?} in {}", ran.err);
+        }
+    }
+    // One that was taken out of the configuration still has its jobs, and with them its lists.
+    world.submit(&world.job("nic-1"), &[]).ended(0);
+    let own = std::fs::read_to_string(world.path("own.toml")).unwrap();
+    std::fs::write(world.path("own.toml"), own.replace("[accounts.contoso]", "[accounts.other]")).unwrap();
+    let rows = world.run(&["job", "list", "--account", "contoso"]).ended(0).json();
+    assert_eq!(rows["jobs"][0]["job"], "nic-1");
+    world.run(&["dead-letter", "list", "--account", "contoso"]).ended(0);
+}
+
+#[test]
+fn an_id_that_two_accounts_have_is_named_with_its_account() {
+    let world = World::new();
+    let own = std::fs::read_to_string(world.path("own.toml")).unwrap();
+    let account = own.split("[accounts.contoso]").nth(1).unwrap().split("\n[").next().unwrap();
+    let account = account.replace("66666666-", "77777777-");
+    world.set(&format!("[accounts.fabrikam]{account}"));
+    let mut other = world.job("nic-1");
+    other["account"] = json!("fabrikam");
+    for job in [&world.job("nic-1"), &other] {
+        world.submit(job, &[]).ended(0);
+    }
+    let ran = world.run(&["job", "show", "nic-1"]).ended(2);
+    assert!(ran.err.contains("contoso/nic-1, or fabrikam/nic-1"), "{}", ran.err);
+    world.run(&["job", "cancel", "fabrikam/nic-1"]).ended(0);
+    let again = world.submit(&other, &[]).ended(20);
+    assert!(again.err.contains("longshore job retry fabrikam/nic-1"), "{}", again.err);
+    let ended = world.run(&["job", "cancel", "fabrikam/nic-1"]).ended(6);
+    assert!(ended.err.contains("longshore job show fabrikam/nic-1"), "{}", ended.err);
+    let retried = world.run(&["job", "retry", "contoso/nic-1"]).ended(6);
+    assert!(retried.err.contains("longshore job show contoso/nic-1"), "{}", retried.err);
+}
+
+#[test]
 fn sign_makes_the_same_job_of_the_same_package_and_refuses_equal_names() {
     let world = World::new();
     let cabinet = world.cabinet("nic.cab");
