@@ -29,6 +29,8 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// Works jobs until Ctrl-C or SIGTERM; a second signal ends it at once.
 ///
+/// The exit code is 0 after either: what a stopped worker had under way goes on with the next one.
+///
 /// Example: longshore worker
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
