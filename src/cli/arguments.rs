@@ -69,14 +69,14 @@ impl OfAccount {
 #[derive(Debug, Clone, Args)]
 pub(super) struct OnlyAccount {
     /// Only of this account
-    #[arg(long = "account", value_name = "NAME", value_parser = AccountName::parse)]
-    pub(super) only: Option<AccountName>,
+    #[arg(long, value_name = "NAME", value_parser = AccountName::parse)]
+    pub(super) account: Option<AccountName>,
 }
 
 impl OnlyAccount {
     /// An empty list of an account that nobody knows is a mistake, not an answer.
     pub(super) async fn known(&self, app: &App) -> Result<(), Stop> {
-        let Some(account) = &self.only else { return Ok(()) };
+        let Some(account) = &self.account else { return Ok(()) };
         let any = JobFilter { account: Some(account.clone()), limit: 1, ..JobFilter::default() };
         if app.loaded.settings.accounts.contains_key(account) || !app.home.jobs(any).await?.is_empty() {
             return Ok(());

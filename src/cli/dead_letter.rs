@@ -58,7 +58,7 @@ struct List {
     #[arg(long, value_name = "CLASS", value_parser = class)]
     class: Option<Class>,
     #[command(flatten)]
-    account: OnlyAccount,
+    of: OnlyAccount,
 }
 
 /// One dead letter.
@@ -137,10 +137,10 @@ async fn find(app: &App, named: &str) -> Result<DeadLetter, Stop> {
 
 async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
     let filter =
-        DeadLetters { class: list.class, account: list.account.only.clone(), limit: 1_000, ..DeadLetters::default() };
+        DeadLetters { class: list.class, account: list.of.account.clone(), limit: 1_000, ..DeadLetters::default() };
     let letters = app.home.dead_letters(filter).await?;
     if letters.is_empty() {
-        list.account.known(app).await?;
+        list.of.known(app).await?;
     }
     match context.form() {
         Form::Json => {

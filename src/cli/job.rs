@@ -69,7 +69,7 @@ struct List {
     #[arg(long, value_name = "STATE")]
     state: Option<State>,
     #[command(flatten)]
-    account: OnlyAccount,
+    of: OnlyAccount,
     /// Only jobs of this kind
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
@@ -129,7 +129,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
 async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
     let mut filter = JobFilter {
         state: list.state,
-        account: list.account.only.clone(),
+        account: list.of.account.clone(),
         kind: list.kind,
         label: list.label,
         text: list.text,
@@ -147,7 +147,7 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
         }
     };
     if jobs.is_empty() {
-        list.account.known(app).await?;
+        list.of.known(app).await?;
     }
     match context.form() {
         Form::Json => {

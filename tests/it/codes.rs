@@ -96,7 +96,7 @@ fn a_file_in_the_way_of_a_download_is_a_local_failure_and_only_the_download_is_r
 #[test]
 fn a_file_that_came_into_the_place_of_the_downloads_folder_ends_the_job_at_once() {
     let world = World::new();
-    world.set("[retry]\nmax_attempts = 100\nbackoff_base = \"10s\"");
+    world.set("[retry]\nmax_attempts = 100\nbackoff_base = \"10s\"\nbackoff_cap = \"10s\"");
     let mut job = world.job("nic-1");
     let folder = world.path("signed").join("nic");
     job["spec"]["download"]["to"] = json!(url::Url::from_directory_path(&folder).unwrap());
