@@ -98,7 +98,7 @@ impl Packages {
         self.rules.check(&self.open(spec)?)
     }
 
-    /// Is this a folder that downloads may be written to? Makes nothing.
+    /// Is this a folder that downloads may be written to? Leaves nothing behind.
     ///
     /// # Errors
     /// [`Failure`], kind sink or local I/O.

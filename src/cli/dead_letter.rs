@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
+    arguments::OnlyAccount,
     context::Context,
     exit::Exit,
     intake, job,
@@ -17,7 +18,7 @@ use crate::{
     domain::{
         adopt,
         event::{Class, Reason},
-        ids::{AccountName, JobId},
+        ids::JobId,
         step::Step,
         ticket::Ticket,
     },
@@ -56,9 +57,8 @@ struct List {
     /// Only of this class
     #[arg(long, value_name = "CLASS", value_parser = class)]
     class: Option<Class>,
-    /// Only of this account
-    #[arg(long, value_name = "NAME", value_parser = AccountName::parse)]
-    account: Option<AccountName>,
+    #[command(flatten)]
+    of: OnlyAccount,
 }
 
 /// One dead letter.
@@ -136,8 +136,12 @@ async fn find(app: &App, named: &str) -> Result<DeadLetter, Stop> {
 }
 
 async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
-    let filter = DeadLetters { class: list.class, account: list.account, limit: 1_000, ..DeadLetters::default() };
+    let filter =
+        DeadLetters { class: list.class, account: list.of.account.clone(), limit: 1_000, ..DeadLetters::default() };
     let letters = app.home.dead_letters(filter).await?;
+    if letters.is_empty() {
+        list.of.known(app).await?;
+    }
     match context.form() {
         Form::Json => {
             let rows: Vec<Value> = letters.iter().map(row).collect();

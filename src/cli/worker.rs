@@ -29,6 +29,8 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// Works jobs until Ctrl-C or SIGTERM; a second signal ends it at once.
 ///
+/// The exit code is 0 after either: what a stopped worker had under way goes on with the next one.
+///
 /// Example: longshore worker
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -40,7 +42,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
     let loaded = context.load()?;
     if loaded.settings.accounts.is_empty() {
-        return Err(Stop::input(unknown_account("", &[])));
+        return Err(Stop::input(unknown_account(&loaded, "")));
     }
     let app = App::open(loaded)?;
     check_credentials(&app)?;

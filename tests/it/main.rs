@@ -20,6 +20,7 @@ mod endings;
 mod help;
 mod machine;
 mod metrics;
+mod pipeline;
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;
 mod transfer;

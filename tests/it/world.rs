@@ -138,6 +138,11 @@ impl World {
         command
     }
 
+    /// Puts the account's own secret back where the configuration looks for it.
+    pub(crate) fn mend_secret(&self) {
+        std::fs::write(self.path("secret"), &self.secret).unwrap();
+    }
+
     /// Adds a table to the configuration.
     pub(crate) fn set(&self, table: &str) {
         let mut file = std::fs::File::options().append(true).open(self.path("own.toml")).unwrap();
