@@ -161,19 +161,16 @@ impl Bucket {
         }
         self.common_us = next_us;
         self.was_look = class == QuotaClass::Look;
-        match slot {
-            Some(slot) => {
-                if let Some(arrival) = self.class_us.get_mut(slot) {
-                    *arrival = at_us.saturating_add(interval_us(rate * share(class, limits)));
-                }
-                if let Some(waiting) = self.waiting.get_mut(slot).filter(|_| refusals > 0) {
-                    *waiting = waiting.saturating_sub(1);
-                }
+        if let Some(slot) = slot {
+            if let Some(arrival) = self.class_us.get_mut(slot) {
+                *arrival = at_us.saturating_add(interval_us(rate * share(class, limits)));
             }
-            None => {
-                self.look_at = None;
-                self.looks_waiting = self.looks_waiting.saturating_sub(u32::from(refusals > 0));
+            if let Some(waiting) = self.waiting.get_mut(slot).filter(|_| refusals > 0) {
+                *waiting = waiting.saturating_sub(1);
             }
+        } else {
+            self.look_at = None;
+            self.looks_waiting = self.looks_waiting.saturating_sub(u32::from(refusals > 0));
         }
         // Rounded up: a permit is never early.
         Admission::Granted { at: Moment::from_millis(at_us.saturating_add(999).div_euclid(1_000)) }
