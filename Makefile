@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick test sim crash-matrix load bench bench-transfer bends deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick test sim crash-matrix load fuzz bench bench-transfer bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -8,6 +8,8 @@ WINDOWS := x86_64-pc-windows-gnu
 # Everything that a run of the tests writes lies here until the next one, and is searched for secrets at its end.
 RUN     := $(abspath $(TARGET))/test-run
 IN_RUN  := LONGSHORE_TEST_DIR="$(RUN)" TMPDIR="$(RUN)/tmp"
+# Decoders that a fuzzer tries. SQLite is linked twice into them, which the sanitizer would take for a mistake.
+FUZZERS := job ticket hardware token blob inf package
 # Peers of the transfer bench.
 TOOLS   := $(abspath $(TARGET))/tools
 AZURITE := $(TOOLS)/node_modules/azurite/dist/src/blob/main.js
@@ -59,6 +61,18 @@ sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 crash-matrix: ## Kill a worker at every named point of every step, and let another go on: CRASH_CELLS=all|quarter|NAME CRASH_JOBS=n
 	@mkdir -p "$(RUN)/tmp"
 	CRASH_CELLS="$${CRASH_CELLS:-all}" $(IN_RUN) $(CARGO) test --locked --test crash -- --nocapture
+
+fuzz: ## Every decoder under a fuzzer, where a nightly toolchain and cargo-fuzz are there: FUZZ_SECONDS=n for each
+	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \
+	  echo "fuzz: skipped, no nightly toolchain is installed (rustup toolchain install nightly)"; \
+	elif ! $(CARGO) fuzz --version >/dev/null 2>&1; then \
+	  echo "fuzz: skipped, cargo-fuzz is not installed (cargo install cargo-fuzz --locked)"; \
+	else \
+	  set -e; for target in $(FUZZERS); do \
+	    echo "fuzz: $$target"; mkdir -p "fuzz/corpus/$$target"; \
+	    ASAN_OPTIONS=detect_odr_violation=0 $(CARGO) +nightly fuzz run --fuzz-dir fuzz "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" -- -max_total_time="$${FUZZ_SECONDS:-20}" -rss_limit_mb=4096 -verbosity=0; \
+	  done; \
+	fi
 
 bench: ## Start to first call and idle memory of a worker, beside their goals
 	$(CARGO) bench --locked --bench worker

@@ -6,18 +6,25 @@ use super::App;
 use crate::{
     clock,
     domain::{
-        failure::{Cause, Failure, Kind},
+        failure::{Cause, Failure, Kind, Pause},
         ids::{AccountName, CorrelationId, RequestId},
         quota::Admission,
         service::{Answer, Page, Product, Request, Response, Submission},
         step::QuotaClass,
+        time::Moment,
     },
     embedded,
-    engine::ports::{CallIds, Quota as _, Service as _, SignIn, Token},
+    engine::{
+        lesson::{self, Lesson},
+        ports::{CallIds, Quota as _, Service as _, SignIn, Token, Unavailable},
+    },
 };
 
 /// The longest wait for a permit before the caller is told to come again.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How soon a permit is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a read gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +43,12 @@ pub enum DeskError {
 impl From<Failure> for DeskError {
     fn from(failure: Failure) -> Self {
         Self::Call(failure)
+    }
+}
+
+impl From<Unavailable> for DeskError {
+    fn from(unavailable: Unavailable) -> Self {
+        Failure::Transient(Cause::new(Kind::LocalIo, unavailable.to_string())).into()
     }
 }
 
@@ -66,23 +79,32 @@ impl<'a> Desk<'a> {
         self.correlation
     }
 
-    /// One read: permit, token, call; a refused token is renewed once.
+    /// One read: token, permit, call; a refused token is renewed once, and the quota learns from every answer.
     ///
     /// # Errors
-    /// [`DeskError`].
+    /// [`DeskError`]; a throttled account is a [`Failure::Throttled`] that says until when.
     pub async fn read(&mut self, request: &Request) -> Result<Answer, DeskError> {
         let ids = CallIds { correlation: self.correlation, request: RequestId(clock::uuid_v4()) };
         let mut is_renewed = false;
         loop {
-            self.permit().await?;
+            // The token first: it may take a while, and a permit is for now.
             let token = match self.token.take() {
                 Some(token) => token,
                 None => self.app.service.sign_in(&self.account).await?,
             };
-            match self.app.service.ask(request, &token, ids).await {
+            self.permit().await?;
+            let answer = self.app.service.ask(request, &token, ids).await;
+            let lesson = self.teach(&answer).await;
+            match answer {
                 Err(Failure::Unauthorized(_)) if !is_renewed => {
                     is_renewed = true;
                     self.token = Some(self.app.service.renew(&self.account, &token).await?);
+                }
+                Err(Failure::Throttled(Pause { retry_after, mut cause })) => {
+                    let pause = retry_after.unwrap_or(self.default_pause());
+                    let until = lesson.paused_until.unwrap_or_else(|| clock::moment().after(pause));
+                    cause.message = format!("{}; {}", cause.message, self.throttled_until(until));
+                    return Err(Failure::Throttled(Pause { retry_after: Some(pause), cause }).into());
                 }
                 answer => {
                     self.token = Some(token);
@@ -92,27 +114,50 @@ impl<'a> Desk<'a> {
         }
     }
 
+    fn default_pause(&self) -> Duration {
+        self.app.loaded.settings.quota.default_pause
+    }
+
+    fn throttled_until(&self, until: Moment) -> String {
+        format!("account {} is throttled until {}", self.account, until.timestamp())
+    }
+
+    async fn teach(&self, answer: &Result<Answer, Failure>) -> Lesson {
+        lesson::teach(&self.quota, &self.account, answer, self.default_pause()).await.unwrap_or_else(|down| {
+            tracing::warn!(%down, "the quota could not be told of an answer");
+            Lesson::default()
+        })
+    }
+
+    /// A permit of the class that waits behind writes and looks. Says on stderr when it takes a while.
     async fn permit(&self) -> Result<(), DeskError> {
         let begun = clock::monotonic();
-        let down = |why: String| Failure::Transient(Cause::new(Kind::LocalIo, why));
         for refusals in 0_u32.. {
-            let asked = self.quota.permit(&self.account, QuotaClass::Write, refusals, clock::chance()).await;
-            let now = clock::moment();
-            let until = match asked.map_err(|error| down(error.to_string()))? {
+            let admission = self.quota.permit(&self.account, QuotaClass::Poll, refusals, clock::chance()).await;
+            let (until, is_pause) = match admission? {
                 Admission::Granted { at } => {
-                    tokio::time::sleep(at.since(now)).await;
-                    return Ok(());
+                    tokio::time::sleep(at.since(clock::moment())).await;
+                    // Another process may have been told to pause meanwhile.
+                    match self.quota.paused_until(&self.account).await? {
+                        until if until > clock::moment() => (until, true),
+                        _ => return Ok(()),
+                    }
                 }
-                Admission::Refused { until, .. } => until,
+                Admission::Refused { until, by_gate } => (until, by_gate),
             };
-            let wait = until.since(now);
-            if begun.elapsed().saturating_add(wait) > PATIENCE {
-                let message = format!("the account's rate leaves no call for {} s", wait.as_secs());
+            let wait = until.since(clock::moment());
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            if left.is_zero() || (is_pause && wait > left) {
+                let message = self.throttled_until(until);
                 let cause = Cause::new(Kind::Throttled, message);
-                let pause = crate::domain::failure::Pause { retry_after: Some(wait), cause };
-                return Err(Failure::Throttled(pause).into());
+                return Err(Failure::Throttled(Pause { retry_after: Some(wait), cause }).into());
             }
-            tokio::time::sleep(wait).await;
+            if refusals == 0 {
+                let within = PATIENCE.as_secs();
+                tracing::warn!(account = %self.account, within, "the account's rate is used up: waiting for a permit");
+            }
+            // A person does not stand in line behind every poll that waits: the next ask is soon, not in its turn.
+            tokio::time::sleep(wait.min(ASK_AGAIN).min(left)).await;
         }
         Ok(())
     }

@@ -7,14 +7,9 @@ pub mod keys;
 pub mod packages;
 pub mod service;
 pub mod settings;
+mod spool;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -23,16 +18,21 @@ use self::{
     keys::KeyError,
     packages::Packages,
     service::Service,
+    spool::Spool,
 };
 use crate::{
     config::{Loaded, Place},
     domain::{failure::Failure, ids::JobKey, step::Kind},
     embedded::{self, Embedded},
-    engine::{drain, ports, worker},
+    engine::{
+        drain, ports,
+        tally::{Happened, Sighted},
+        worker,
+    },
     http,
     identity::{Cache, SystemClock, TokenEndpoint},
     partner_center::hardware,
-    telemetry::Metrics,
+    telemetry::{Health, LookOutcome, Metrics},
 };
 
 /// Why the parts cannot be put together.
@@ -71,7 +71,8 @@ pub struct App {
     pub packages: Arc<Packages>,
     /// What is counted.
     pub metrics: Metrics,
-    spool: PathBuf,
+    /// What its probes say once it is a worker.
+    pub health: Health,
 }
 
 impl App {
@@ -95,14 +96,13 @@ impl App {
         let endpoint = Counted::new(endpoint, metrics.clone());
         let tokens = Cache::new(Shelf::new(home.clone()), endpoint, SystemClock::default(), keys::keyring(&loaded)?);
         let tokens = tokens.with(settings::identity(&told));
-        let api = hardware::Client::new(told.endpoints.hardware.url(), client.clone(), told.http.response_timeout)?;
+        let api = hardware::Client::new(told.endpoints.hardware.url(), client, told.http.response_timeout)?;
         let api = api.with_largest_answer(settings::largest_answer(&told));
         let service = Arc::new(Service::new(Arc::clone(&told), tokens, api, metrics.clone()));
-        let spools = loaded.data_dir().join("spool");
-        let spool = spools.join(crate::clock::uuid_v4().simple().to_string());
-        let packages = Packages::new(&told, client, keys::keyring(&loaded)?, spool.clone(), metrics.clone());
+        let spool = Spool::new(loaded.data_dir().join("spool"));
+        let packages = Packages::new(&told, keys::keyring(&loaded)?, spool, metrics.clone());
         let packages = Arc::new(packages.map_err(Error::Sources)?);
-        Ok(Self { loaded, home, service, packages, metrics, spool })
+        Ok(Self { loaded, home, service, packages, metrics, health: Health::default() })
     }
 
     /// Makes this process a worker.
@@ -111,32 +111,20 @@ impl App {
     /// [`Error::Home`] when its lock cannot be made.
     pub fn worker(&self) -> Result<Crew, Error> {
         let home = self.home.worker()?;
+        self.packages.sweep_spools();
         let standalone = Standalone {
             home: home.clone(),
             service: Arc::clone(&self.service),
             packages: Arc::clone(&self.packages),
             clock: clock::Clock,
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
         };
         let told = &self.loaded.settings;
         let worker = worker::Worker::new(Arc::new(standalone), Arc::new(settings::engine(told)), home.id());
         let concurrency = usize::try_from(told.worker.concurrency).unwrap_or(1);
         let lanes = Kind::ALL.map(|kind| drain::Lane { kind, concurrency }).to_vec();
         Ok(Crew { home, worker: Arc::new(worker), lanes, drain: told.worker.drain })
-    }
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
-        remove_spool(&self.spool);
-    }
-}
-
-/// Removes a spool folder; one that was never made is none to remove.
-fn remove_spool(spool: &Path) {
-    if spool.exists()
-        && let Err(error) = fs::remove_dir_all(spool)
-    {
-        tracing::debug!(path = %spool.display(), %error, "a spool folder could not be removed");
     }
 }
 
@@ -192,6 +180,8 @@ pub struct Standalone {
     service: Arc<Service>,
     packages: Arc<Packages>,
     clock: clock::Clock,
+    metrics: Metrics,
+    health: Health,
 }
 
 impl ports::Ports for Standalone {
@@ -214,5 +204,25 @@ impl ports::Ports for Standalone {
 
     fn clock(&self) -> &clock::Clock {
         &self.clock
+    }
+
+    fn note(&self, happened: Happened) {
+        let metrics = &self.metrics;
+        match happened {
+            Happened::Turn { lane, is_well } => self.health.turned(lane, is_well),
+            Happened::LaneEnded { lane } => self.health.lane_ended(lane),
+            Happened::StepDone(step) => metrics.step_done(step),
+            Happened::JobEnded(kind, end) => metrics.job_ended(kind, end),
+            Happened::Refused(class) => metrics.refused(class),
+            Happened::Parked => metrics.ticket_parked(),
+            Happened::TakenOver => metrics.taken_over(),
+            Happened::Stuck(step) => metrics.stuck(step),
+            Happened::Announced(events) => metrics.events_published(events),
+            Happened::Looked(sighted) => metrics.look(match sighted {
+                Sighted::Found => LookOutcome::Found,
+                Sighted::Absent => LookOutcome::Absent,
+                Sighted::Undecided => LookOutcome::Undecided,
+            }),
+        }
     }
 }

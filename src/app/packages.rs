@@ -3,13 +3,13 @@
 use std::{
     collections::VecDeque,
     fmt,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde_json::{Map, Value};
 
-use super::{keys, settings};
+use super::{keys, settings, spool::Spool};
 use crate::{
     clock,
     config::Settings,
@@ -25,7 +25,12 @@ use crate::{
     package::{preflight, verify},
     seal::Keyring,
     telemetry::{Direction, Metrics},
-    transfer::{self, LocalPackage, download, sink::SinkRules, source, upload},
+    transfer::{
+        self, LocalPackage, download,
+        pace::{Pace, limited},
+        sink::SinkRules,
+        source, upload,
+    },
 };
 
 /// Packages whose hashes are remembered from preflight to verification; more are read again.
@@ -38,9 +43,10 @@ pub struct Packages {
     limits: source::Limits,
     sinks: SinkRules,
     transfer: transfer::Settings,
-    http: http::Client,
+    uploads: http::Client,
+    downloads: http::Client,
     keys: Keyring,
-    spool: PathBuf,
+    spool: Arc<Spool>,
     known: Mutex<VecDeque<(String, LocalPackage)>>,
     metrics: Metrics,
 }
@@ -52,32 +58,35 @@ impl fmt::Debug for Packages {
 }
 
 impl Packages {
-    /// `spool` is a folder of this process alone.
-    ///
     /// # Errors
     /// [`Failure::Permanent`] when no client can be built.
-    pub(super) fn new(
-        told: &Settings,
-        http: http::Client,
-        keys: Keyring,
-        spool: PathBuf,
-        metrics: Metrics,
-    ) -> Result<Self, Failure> {
+    pub(super) fn new(told: &Settings, keys: Keyring, spool: Spool, metrics: Metrics) -> Result<Self, Failure> {
         let internal = |error: http::Error| Failure::Permanent(Cause::new(Kind::Internal, error.to_string()));
         let rules = settings::sources(told).map_err(internal)?;
-        let builder = http::builder(&settings::http(told)).map_err(internal)?;
+        let (connections, transfer) = (settings::http(told), settings::transfer(told));
+        let received = http::Stream::Received { idle: transfer.idle_timeout };
+        let sent = http::Stream::Sent { stall: transfer.stall_timeout };
+        let builder = http::stream_builder(&connections, received).map_err(internal)?;
         Ok(Self {
             fetcher: source::Fetcher::new(builder, rules.clone())?,
             rules,
             limits: settings::source_limits(told),
             sinks: settings::sinks(told),
-            transfer: settings::transfer(told),
-            http,
+            uploads: http::stream_client(&connections, sent).map_err(internal)?,
+            downloads: http::stream_client(&connections, received).map_err(internal)?,
+            transfer,
             keys,
-            spool,
+            spool: Arc::new(spool),
             known: Mutex::default(),
             metrics,
         })
+    }
+
+    /// Removes what processes that are gone have left.
+    pub(super) fn sweep_spools(&self) {
+        if let Err(error) = self.spool.sweep() {
+            tracing::warn!(path = %self.spool.folder().display(), %error, "what others have spooled could not be looked at");
+        }
     }
 
     /// Is this a source that may be read, as far as its text tells?
@@ -85,20 +94,17 @@ impl Packages {
     /// # Errors
     /// [`Failure::Permanent`], kind source.
     pub fn check_source(&self, spec: &PackageSpec) -> Result<(), Failure> {
-        if spec.credential.is_some() {
-            let message = "a credential beside a source is not available in this version; use a signed URL";
-            return Err(Failure::Permanent(Cause::new(Kind::Source, message)));
-        }
+        refuse_credential(spec)?;
         self.rules.check(&self.open(spec)?)
     }
 
-    /// Is this a folder that downloads may be written to? Makes nothing.
+    /// Is this a folder that downloads may be written to? Leaves nothing behind.
     ///
     /// # Errors
     /// [`Failure`], kind sink or local I/O.
     pub async fn check_sink(&self, folder: &str) -> Result<(), Failure> {
         let (sinks, folder) = (self.sinks.clone(), folder.to_owned());
-        blocking(move || sinks.permit(&folder)).await
+        self.on_file(Path::new(&folder.clone()), move |_| sinks.permit(&folder)).await
     }
 
     /// The source with its query sealed, as it is stored.
@@ -107,6 +113,15 @@ impl Packages {
     /// [`crate::seal::Error`].
     pub fn seal(&self, source: &str) -> Result<String, crate::seal::Error> {
         keys::seal_source(&self.keys, source)
+    }
+
+    /// Work on a file, left behind when it shows no sign of life.
+    async fn on_file<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce(&Pace) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        limited(self.transfer.file_timeout, path, work).await
     }
 
     fn open(&self, spec: &PackageSpec) -> Result<String, Failure> {
@@ -125,14 +140,14 @@ impl Packages {
         let is_expected = |package: &LocalPackage| expected.is_none_or(|hash| *hash == package.sha256);
         if let Some(package) = remembered.filter(is_expected) {
             let check = package.clone();
-            if blocking(move || check.recheck()).await.is_ok() {
+            if self.on_file(&package.path, move |pace| check.recheck(pace)).await.is_ok() {
                 return Ok(package);
             }
         }
         let url = self.open(spec)?;
-        let spool = self.spool.clone();
-        blocking(move || make(&spool)).await?;
-        let package = self.fetcher.fetch(&url, &self.spool, self.limits).await?;
+        let spool = Arc::clone(&self.spool);
+        self.on_file(self.spool.folder(), move |_| ready(&spool)).await?;
+        let package = self.fetcher.fetch(&url, self.spool.folder(), self.limits).await?;
         if let Some(expected) = expected.filter(|hash| **hash != package.sha256) {
             let message = format!("the source changed: its SHA-256 should be {expected} and is {}", package.sha256);
             return Err(Failure::Permanent(Cause::new(Kind::Source, message)));
@@ -159,13 +174,22 @@ impl Packages {
         let facts = PackageFacts { sha256: package.sha256, size: package.size, files: 0, inf_files: 0 };
         let (harness, signatures) = wanted(product);
         let path = package.path.clone();
-        let report = blocking(move || Ok(preflight::check(&path, &harness, &signatures)))
-            .await
-            .map_err(Inspection::Failed)?
-            .map_err(Inspection::Refused)?;
+        let checking = move |pace: &Pace| Ok(preflight::check_paced(&path, &harness, &signatures, pace));
+        let report =
+            (self.on_file(&package.path, checking).await).map_err(Inspection::Failed)?.map_err(Inspection::Refused)?;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let facts = PackageFacts { files: count(report.files), inf_files: count(report.inf_files.len()), ..facts };
         Ok((facts, report))
+    }
+
+    /// The package as it was submitted, to compare with. The source may be gone by now: a build agent's folder, a URL that
+    /// ran out. That is no fault of the signed package.
+    async fn submitted(&self, spec: &PackageSpec, facts: &PackageFacts) -> Result<Option<LocalPackage>, Failure> {
+        match self.local(spec, Some(&facts.sha256)).await {
+            Ok(local) => Ok(Some(local)),
+            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Reads and hashes a package without looking into it.
@@ -187,6 +211,11 @@ pub enum Inspection {
     Failed(Failure),
 }
 
+fn refuse_credential(spec: &PackageSpec) -> Result<(), Failure> {
+    let message = "a credential beside a source is not available in this version; use a signed URL";
+    if spec.credential.is_some() { Err(Failure::Permanent(Cause::new(Kind::Source, message))) } else { Ok(()) }
+}
+
 /// Test harness and OS codes of the product to be made.
 fn wanted(product: Option<&Map<String, Value>>) -> (String, Vec<String>) {
     let member = |name: &str| product.and_then(|members| members.get(name));
@@ -195,17 +224,10 @@ fn wanted(product: Option<&Map<String, Value>>) -> (String, Vec<String>) {
     (harness, signatures.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
-fn make(folder: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder).map_err(|error| {
-        let message = format!("the folder {} cannot be made: {error}", folder.display());
+fn ready(spool: &Spool) -> Result<(), Failure> {
+    spool.ready().map_err(|error| {
+        let message = format!("the folder {} cannot be made: {error}", spool.folder().display());
         Failure::Transient(Cause::new(Kind::LocalIo, message))
-    })
-}
-
-/// Runs blocking work on the blocking pool; a panic there becomes a failure here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|broken| {
-        Err(Failure::Permanent(Cause::new(Kind::Internal, format!("work on a file broke off: {broken}"))))
     })
 }
 
@@ -253,7 +275,7 @@ impl ports::Packages for Packages {
         package: &PackageSpec,
         product: Option<&Map<String, Value>>,
     ) -> Result<(PackageFacts, Vec<String>), Failure> {
-        self.check_source(package)?;
+        refuse_credential(package)?;
         if !package.preflight {
             return self.measure(package).await.map(|facts| (facts, Vec::new()));
         }
@@ -275,7 +297,7 @@ impl ports::Packages for Packages {
     ) -> Result<Upload, Failure> {
         let local = self.local(package, Some(&facts.sha256)).await?;
         let hooks = Hooks::new(hooks, slot);
-        match upload::upload(&self.http, &self.transfer, &local, &hooks).await? {
+        match upload::upload(&self.uploads, &self.transfer, &local, &hooks).await? {
             upload::Outcome::Uploaded(uploaded) => {
                 self.metrics.transferred(Direction::Upload, uploaded.sent);
                 Ok(Upload::Done { bytes: local.size })
@@ -292,35 +314,29 @@ impl ports::Packages for Packages {
         hooks: &H,
     ) -> Result<Fetched, Failure> {
         let (sinks, folder, name) = (self.sinks.clone(), fetch.spec.to.clone(), file_name(fetch));
-        let target = blocking(move || sinks.resolve(&folder, &name)).await?;
+        let target = self.on_file(Path::new(&fetch.spec.to), move |_| sinks.resolve(&folder, &name)).await?;
         let wanted = download::Wanted { target, max_bytes: self.limits.max_bytes, overwrite: fetch.spec.overwrite };
         let hooks = Hooks::new(hooks, url);
-        match download::download(&self.http, &self.transfer, &wanted, &hooks).await? {
-            download::Outcome::Downloaded(file) => {
-                self.metrics.transferred(Direction::Download, file.size);
-                let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());
-                Ok(Fetched::Done(Downloaded { kind, path, sha256: file.sha256, size: file.size }))
-            }
-            download::Outcome::Paused { .. } => Ok(Fetched::Paused),
-        }
-    }
-
-    async fn verify(
-        &self,
-        signed: &Downloaded,
-        submitted: &PackageSpec,
-        facts: &PackageFacts,
-    ) -> Result<Vec<String>, Failure> {
-        // The source may be gone by now: a build agent's folder, a URL that ran out. That is no fault of the package.
-        let local = match self.local(submitted, Some(&facts.sha256)).await {
-            Ok(local) => Some(local),
-            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => None,
-            Err(failure) => return Err(failure),
+        let ready = match download::fetch(&self.downloads, &self.transfer, &wanted, &hooks).await? {
+            download::Fetched::Ready(ready) => ready,
+            download::Fetched::Paused { .. } => return Ok(Fetched::Paused),
         };
-        let signed = PathBuf::from(&signed.path);
-        let verified =
-            blocking(move || verify::verify(&signed, local.as_ref().map(|local| local.path.as_path()))).await?;
-        Ok(verified.warnings)
+        self.metrics.transferred(Direction::Download, ready.size());
+        // ORDER: compared before it gets its name; what lies under a package's name is that package.
+        let (file, verified) = match fetch.submitted {
+            None => ready.place(|_, _| Ok(None)).await?,
+            Some((submitted, facts)) => {
+                let local = self.submitted(submitted, facts).await?;
+                let compare = move |signed: &Path, pace: &Pace| {
+                    verify::verify_paced(signed, local.as_ref().map(|local| local.path.as_path()), pace).map(Some)
+                };
+                ready.place(compare).await?
+            }
+        };
+        let is_verified = verified.as_ref().is_some_and(|of| of.warnings.is_empty() && !of.inf_files.is_empty());
+        let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());
+        let file = Downloaded { kind, path, sha256: file.sha256, size: file.size, is_verified };
+        Ok(Fetched::Done { file, warnings: verified.map(|of| of.warnings).unwrap_or_default() })
     }
 }
 
@@ -350,7 +366,7 @@ mod tests {
         let spec = DownloadSpec { to: "file:///out/".into(), kinds: Vec::new(), overwrite: false };
         let name = |kind| {
             let (product, submission) = (ProductId::new(1), SubmissionId::new(1_152_921_504_606_846_977));
-            file_name(&Fetch { product, submission, kind, spec: &spec })
+            file_name(&Fetch { product, submission, kind, spec: &spec, submitted: None })
         };
         assert_eq!(name("signedPackage"), "signedPackage-1152921504606846977.zip");
         assert_eq!(name("driverMetadata"), "driverMetadata-1152921504606846977.json");

@@ -97,13 +97,13 @@ pub fn home(loaded: &Loaded) -> embedded::Options {
     }
 }
 
-/// How long one page of a listing may take at most: a handler begins none when its time is up, and then waits for a token
-/// and a permit, and calls; all of it once more when the token was refused, but for the wait for its time.
+/// How long one page of a listing may take at most: a handler begins none when its time is up, waits for no permit beyond
+/// that time, and then asks for a token and calls; both once more when the token was refused.
 fn longest_page(settings: &config::Settings) -> Duration {
-    let config::Settings { worker, quota, http, identity, .. } = settings;
+    let config::Settings { worker, http, identity, .. } = settings;
     let attempt = identity.response_timeout.saturating_add(identity.backoff_cap);
     let call = attempt.saturating_mul(identity.max_attempts).saturating_add(http.response_timeout);
-    worker.handler_deadline.saturating_add(quota.park_most).saturating_add(call.saturating_mul(2))
+    worker.handler_deadline.saturating_add(call.saturating_mul(2))
 }
 
 /// What an account is allowed.
@@ -191,6 +191,8 @@ pub fn transfer(settings: &config::Settings) -> transfer::Settings {
         request_timeout: transfer.base_timeout,
         min_rate: transfer.least_rate.0,
         idle_timeout: transfer.idle_timeout,
+        stall_timeout: transfer.stall_timeout,
+        file_timeout: transfer.file_timeout,
         renew_margin: transfer.renew_url_before,
         max_renewals: transfer.max_renewals,
         commit_rounds: transfer.commit_rounds,
@@ -218,6 +220,9 @@ pub fn source_limits(settings: &config::Settings) -> source::Limits {
         max_bytes: settings.transfer.max_package.0,
         answer: settings.transfer.base_timeout,
         idle: settings.transfer.idle_timeout,
+        file: settings.transfer.file_timeout,
+        whole: settings.transfer.source_timeout,
+        least_rate: settings.transfer.least_rate.0,
     }
 }
 

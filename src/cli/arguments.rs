@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    auth, completions, configuration, context, crash_points, dead_letter, demo, doctor, job, output,
+    auth, completions, configuration, context, crash_points, dead_letter, demo, doctor,
+    exit::Exit,
+    intake, job, output,
     output::{ColorChoice, OutputFormat},
     preflight, product, sandbox, schema, sign,
     stop::Stop,
     submission, submit, worker,
 };
 use crate::{
+    app::App,
     config::Loaded,
-    domain::ids::{AccountName, ProductId},
+    domain::ids::{AccountName, JobKey, ProductId},
+    embedded::JobFilter,
 };
 
 /// Carries driver submissions through Microsoft Partner Center, each job to its end exactly once in effect.
@@ -58,6 +62,42 @@ impl OfAccount {
     /// The account that was named, else the only one.
     pub(super) fn of(&self, loaded: &Loaded) -> Result<AccountName, Stop> {
         context::account(loaded, self.account.as_deref())
+    }
+}
+
+/// Only what belongs to one account, which may no longer be configured.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OnlyAccount {
+    /// Only of this account
+    #[arg(long, value_name = "NAME", value_parser = AccountName::parse)]
+    pub(super) account: Option<AccountName>,
+}
+
+impl OnlyAccount {
+    /// An empty list of an account that nobody knows is a mistake, not an answer.
+    pub(super) async fn known(&self, app: &App) -> Result<(), Stop> {
+        let Some(account) = &self.account else { return Ok(()) };
+        let any = JobFilter { account: Some(account.clone()), limit: 1, ..JobFilter::default() };
+        if app.loaded.settings.accounts.contains_key(account) || !app.home.jobs(any).await?.is_empty() {
+            return Ok(());
+        }
+        let mut problem = context::unknown_account(&app.loaded, account.as_str());
+        problem.summary.push_str(", and no job of this home names it");
+        Err(Stop::new(Exit::NotFound, problem))
+    }
+}
+
+/// A job of this home.
+#[derive(Debug, Args)]
+pub(super) struct OfJob {
+    /// The job: ID, or ACCOUNT/ID
+    job: String,
+}
+
+impl OfJob {
+    /// The job that was named.
+    pub(super) async fn find(&self, app: &App) -> Result<JobKey, Stop> {
+        intake::find(app, &self.job).await
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         wish.accounts.iter().map(|name| account(&app.loaded, Some(name))).collect::<Result<Vec<_>, _>>()?
     };
     if names.is_empty() {
-        return Err(Stop::input(unknown_account("", &[])));
+        return Err(Stop::input(unknown_account(&app.loaded, "")));
     }
     let mut worst = Exit::Done;
     let mut rows = Vec::new();

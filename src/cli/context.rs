@@ -49,7 +49,7 @@ impl Context {
 
     /// As [`Self::load`], for commands that talk to people: only warnings are logged, unless somebody asked.
     pub(super) fn load_quietly(&self) -> Result<Loaded, Stop> {
-        self.load_at(Some("longshore=error"))
+        self.load_at(Some("longshore=error,longshore::app::desk=warn"))
     }
 
     fn load_at(&self, quiet: Option<&str>) -> Result<Loaded, Stop> {
@@ -92,7 +92,7 @@ impl Context {
 pub(super) fn account(loaded: &Loaded, named: Option<&str>) -> Result<AccountName, Stop> {
     let accounts = &loaded.settings.accounts;
     let known = || accounts.keys().map(AccountName::as_str).collect::<Vec<_>>();
-    let unknown = |name: &str| Stop::input(unknown_account(name, &known()));
+    let unknown = |name: &str| Stop::input(unknown_account(loaded, name));
     if let Some(name) = named {
         let parsed = AccountName::parse(name).map_err(|_| unknown(name))?;
         return if accounts.contains_key(&parsed) { Ok(parsed) } else { Err(unknown(name)) };
@@ -100,7 +100,7 @@ pub(super) fn account(loaded: &Loaded, named: Option<&str>) -> Result<AccountNam
     let mut keys = accounts.keys();
     match (keys.next(), keys.next()) {
         (Some(only), None) => Ok(only.clone()),
-        (None, _) => Err(Stop::input(unknown_account("", &[]))),
+        (None, _) => Err(Stop::input(unknown_account(loaded, ""))),
         (Some(_), Some(_)) => {
             let problem = super::output::Problem::new("which account?")
                 .what(format!("the configuration has {}: {}", accounts.len(), known().join(", ")))
@@ -110,16 +110,23 @@ pub(super) fn account(loaded: &Loaded, named: Option<&str>) -> Result<AccountNam
     }
 }
 
-/// The problem of an account that is not configured.
-pub(super) fn unknown_account(name: &str, known: &[&str]) -> super::output::Problem {
+/// The problem of an account that is not configured: which ones are, and where.
+pub(super) fn unknown_account(loaded: &Loaded, name: &str) -> super::output::Problem {
+    let known: Vec<&str> = loaded.settings.accounts.keys().map(AccountName::as_str).collect();
     if known.is_empty() {
         return super::output::Problem::new("no account is configured")
             .what("the configuration holds no [accounts.NAME] table")
             .next("write one into longshore.toml; `longshore schema config` shows every setting")
             .next("to try without an account: longshore demo, or longshore sandbox");
     }
+    let place = |name: &&str| match loaded.origin(&format!("accounts.{name}.tenant_id")) {
+        Some(config::Origin::File { path, .. }) => format!("{name} ({})", path.display()),
+        Some(config::Origin::Variable(variable)) => format!("{name} ({variable})"),
+        Some(config::Origin::Default { .. }) | None => (*name).to_owned(),
+    };
+    let places: Vec<String> = known.iter().map(place).collect();
     let problem = super::output::Problem::new(format!("account {name:?} is not configured"))
-        .what(format!("configured: {}", known.join(", ")));
+        .what(format!("configured: {}", places.join(", ")));
     match nearest(name, known.iter().copied()) {
         Some(near) => problem.next(format!("did you mean {near:?}?")),
         None => problem.next("name one of them, or add [accounts.NAME] to the configuration"),

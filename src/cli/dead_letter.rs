@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
+    arguments::OnlyAccount,
     context::Context,
     exit::Exit,
     intake, job,
@@ -15,8 +16,9 @@ use crate::{
     app::App,
     clock,
     domain::{
+        adopt,
         event::{Class, Reason},
-        ids::{AccountName, JobId},
+        ids::JobId,
         step::Step,
         ticket::Ticket,
     },
@@ -55,9 +57,8 @@ struct List {
     /// Only of this class
     #[arg(long, value_name = "CLASS", value_parser = class)]
     class: Option<Class>,
-    /// Only of this account
-    #[arg(long, value_name = "NAME", value_parser = AccountName::parse)]
-    account: Option<AccountName>,
+    #[command(flatten)]
+    of: OnlyAccount,
 }
 
 /// One dead letter.
@@ -135,8 +136,12 @@ async fn find(app: &App, named: &str) -> Result<DeadLetter, Stop> {
 }
 
 async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
-    let filter = DeadLetters { class: list.class, account: list.account, limit: 1_000, ..DeadLetters::default() };
+    let filter =
+        DeadLetters { class: list.class, account: list.of.account.clone(), limit: 1_000, ..DeadLetters::default() };
     let letters = app.home.dead_letters(filter).await?;
+    if letters.is_empty() {
+        list.of.known(app).await?;
+    }
     match context.form() {
         Form::Json => {
             let rows: Vec<Value> = letters.iter().map(row).collect();
@@ -221,17 +226,24 @@ fn show(context: &mut Context, letter: &DeadLetter) -> Outcome {
                 candidate.created.map(|at| format!(", created {}", context.times.full(at))).unwrap_or_default();
             line("candidate", &format!("{} {:?}{created}, {}", candidate.id, candidate.name, candidate.evidence));
         }
-        if letter.class == Class::NeedsPerson {
+        if letter.class == Class::NeedsPerson && is_at_create(reason.step) {
             for candidate in &reason.candidates {
                 line(
                     "decide",
                     &format!("longshore dead-letter replay {} --adopt {}     it is ours", name(letter), candidate.id),
                 );
             }
-            line(
-                "decide",
-                &format!("longshore dead-letter replay {} --create-again     it is not; make another", name(letter)),
-            );
+            if can_create_again(letter) {
+                line(
+                    "decide",
+                    &format!(
+                        "longshore dead-letter replay {} --create-again     it is not; make another",
+                        name(letter)
+                    ),
+                );
+            } else {
+                line("else", ONE_INITIAL);
+            }
         } else {
             line("next", &reason.next);
         }
@@ -248,6 +260,10 @@ async fn run_replay(context: &mut Context, app: &App, letter: DeadLetter, wish: 
         (None, false) => None,
         (adopt, _) => Some((adopt, creating(step, &letter)?)),
     };
+    if wish.create_again && !can_create_again(&letter) {
+        let problem = Problem::new(format!("no other submission can be made for {}", name(&letter))).what(ONE_INITIAL);
+        return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore dead-letter show {}", name(&letter)))));
+    }
     if let Some((Some(id), _)) = decided
         && !candidates.contains(&id)
     {
@@ -281,6 +297,22 @@ async fn run_replay(context: &mut Context, app: &App, letter: DeadLetter, wish: 
             Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list")))
         }
     }
+}
+
+/// Why an initial submission cannot be made again.
+const ONE_INITIAL: &str =
+    "a product has one initial submission: if it is not ours, submit a new job under another product name";
+
+/// Does somebody have to say whose a product or submission is?
+fn is_at_create(step: Option<Step>) -> bool {
+    step.is_some_and(|step| matches!(step, Step::CreateProduct | Step::CreateSubmission))
+}
+
+/// Can the create be made again, when no candidate is ours?
+fn can_create_again(letter: &DeadLetter) -> bool {
+    let step = reason(letter).and_then(|reason| reason.step);
+    let work = letter.end.as_ref().and_then(|end| end.ticket.job.work().ok());
+    step.zip(work).is_some_and(|(step, work)| adopt::can_create_again(step, &work))
 }
 
 /// The create that a person decides about.

@@ -265,7 +265,8 @@ async fn home(app: &App) -> Result<Finding, Stop> {
     }
     let now = clock::moment();
     let oldest = oldest.map(|(_, at)| format!(", the oldest from {} ago", duration(now.since(at))));
-    let running = match workers.len() {
+    // One that works certain jobs only, as `submit --wait` does, takes nothing else.
+    let running = match workers.iter().filter(|worker| !worker.is_restricted).count() {
         0 => "no worker running".to_owned(),
         count => format!("{} running", counted(count, "worker")),
     };

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     context::unknown_account,
     exit::Exit,
+    misread,
     output::Problem,
     result::{JobError, JobResult},
     stop::Stop,
@@ -73,10 +74,7 @@ pub(super) fn read(files: &[String]) -> Result<Vec<Text>, Stop> {
         let (place, bytes) = if file == "-" {
             ("stdin".to_owned(), bounded(std::io::stdin().lock(), "stdin")?)
         } else {
-            let opened = std::fs::File::open(file).map_err(|error| {
-                let problem = Problem::new(format!("{file} cannot be read")).what(error_words(&error));
-                Stop::input(problem.next("name a file that holds a job, or - for stdin"))
-            })?;
+            let opened = std::fs::File::open(file).map_err(|error| no_file(file, &error_words(&error)))?;
             (file.clone(), bounded(opened, file)?)
         };
         let may_hold_lines = file == "-"
@@ -92,6 +90,11 @@ pub(super) fn read(files: &[String]) -> Result<Vec<Text>, Stop> {
     Ok(texts)
 }
 
+fn no_file(name: &str, why: &str) -> Stop {
+    let problem = Problem::new(format!("{name} cannot be read")).what(why);
+    Stop::input(problem.next("name a file that holds a job, or - for stdin"))
+}
+
 fn bounded(input: impl std::io::Read, name: &str) -> Result<Vec<u8>, Stop> {
     let mut bytes = Vec::new();
     let read = std::io::Read::read_to_end(&mut std::io::Read::take(input, MOST_INPUT + 1), &mut bytes);
@@ -100,7 +103,8 @@ fn bounded(input: impl std::io::Read, name: &str) -> Result<Vec<u8>, Stop> {
         Ok(_) => {
             Problem::new(format!("{name} is too large")).what(format!("at most {MOST_INPUT} bytes are read at once"))
         }
-        Err(error) => Problem::new(format!("{name} cannot be read")).what(error_words(&error)),
+        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => return Err(no_file(name, "it is a folder")),
+        Err(error) => return Err(no_file(name, &error_words(&error))),
     };
     Err(Stop::input(problem.next("hand the jobs in by smaller parts")))
 }
@@ -143,11 +147,9 @@ pub(super) fn decode(app: &App, text: &Text, is_new: bool) -> Result<Job, Box<Re
     }
     let new_id = || JobId::parse(&clock::uuid_v7().to_string()).ok();
     let mut job = Job::decode(&text.bytes, new_id).map_err(|mistake| {
-        let what = format!("{}: {mistake}", text.place);
-        let mut problem = Problem::new("the job cannot be accepted").what(what.clone());
-        problem.rule = Some("jobs are read strictly: a misspelt member would be dropped without a word".to_owned());
-        let next = "longshore schema jobs shows every member";
-        told.refused("invalid-job", Exit::Input, problem.next(next), &what, next)
+        let problem = misread::problem(&text.place, &mistake);
+        let (what, next) = (problem.what.join("; "), problem.next.join("; "));
+        told.refused("invalid-job", Exit::Input, problem, &what, &next)
     })?;
     if is_new && let Some(id) = new_id() {
         job.id = id;
@@ -217,10 +219,8 @@ pub(super) async fn check(app: &App, job: Job) -> Result<Checked, Box<Refused>> 
 }
 
 fn check_account(app: &App, job: &Job) -> Result<(), Box<Refused>> {
-    let accounts = &app.loaded.settings.accounts;
-    if !accounts.contains_key(&job.account) {
-        let known: Vec<&str> = accounts.keys().map(AccountName::as_str).collect();
-        let mut problem = unknown_account(job.account.as_str(), &known);
+    if !app.loaded.settings.accounts.contains_key(&job.account) {
+        let mut problem = unknown_account(&app.loaded, job.account.as_str());
         if let Some(first) = problem.what.first_mut() {
             *first = format!("account: {first}");
         }
@@ -353,6 +353,12 @@ pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
             Err(Stop::input(problem.next(format!("name one with its account: {}", keys.join(", or ")))))
         }
     }
+}
+
+/// How a person names this job: by its id, and by its account, too, where another account has a job of the same id.
+pub(super) async fn name_of(app: &App, key: &JobKey) -> Result<String, Stop> {
+    let is_alone = app.home.named(&key.id).await?.len() < 2;
+    Ok(if is_alone { key.id.to_string() } else { key.to_string() })
 }
 
 /// Nobody knows this job: the nearest name that somebody knows.

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
+    arguments::{OfJob, OnlyAccount},
     context::Context,
     exit::Exit,
     intake, job_show,
@@ -19,7 +20,7 @@ use crate::{
     app::App,
     clock,
     domain::{
-        ids::{AccountName, JobKey},
+        ids::JobKey,
         step::{Kind, Step},
         time::Moment,
     },
@@ -42,17 +43,20 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     List(List),
-    Show(Show),
+    /// Shows one job's whole story
+    ///
+    /// Example: longshore job show nic-4711
+    Show(OfJob),
     /// Follows a job to its end, working it in this process if no worker does
     ///
     /// Example: longshore job watch nic-4711
-    Watch(Named),
+    Watch(OfJob),
     /// Wishes a job cancelled; it ends when its present call is answered
     ///
     /// What was made at the service remains there. Works the job itself for ten seconds when no worker does.
     ///
     /// Example: longshore job cancel nic-4711
-    Cancel(Named),
+    Cancel(OfJob),
     Retry(Retry),
 }
 
@@ -64,9 +68,8 @@ struct List {
     /// Only jobs in this state
     #[arg(long, value_name = "STATE")]
     state: Option<State>,
-    /// Only jobs of this account
-    #[arg(long, value_name = "NAME", value_parser = AccountName::parse)]
-    account: Option<AccountName>,
+    #[command(flatten)]
+    of: OnlyAccount,
     /// Only jobs of this kind
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
@@ -81,22 +84,6 @@ struct List {
     all: bool,
 }
 
-/// Shows one job's whole story.
-///
-/// Example: longshore job show nic-4711
-#[derive(Debug, Args)]
-struct Show {
-    /// The job: ID, or ACCOUNT/ID
-    job: String,
-}
-
-/// A job.
-#[derive(Debug, Args)]
-struct Named {
-    /// The job: ID, or ACCOUNT/ID
-    job: String,
-}
-
 /// Runs an ended job again: the same job, one generation later, from where it stood.
 ///
 /// `longshore submit --new` makes another job of the same content instead.
@@ -104,8 +91,8 @@ struct Named {
 /// Example: longshore job retry nic-4711
 #[derive(Debug, Args)]
 struct Retry {
-    /// The job: ID, or ACCOUNT/ID
-    job: String,
+    #[command(flatten)]
+    of: OfJob,
     /// Work the job in this process and wait for its end
     #[arg(long, short = 'w')]
     wait: bool,
@@ -120,20 +107,20 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     let app = context.open()?;
     match arguments.verb {
         Verb::List(list) => run_list(context, &app, list).await,
-        Verb::Show(show) => {
-            let key = intake::find(&app, &show.job).await?;
+        Verb::Show(of) => {
+            let key = of.find(&app).await?;
             job_show::run(context, &app, &key).await
         }
-        Verb::Watch(named) => {
-            let key = intake::find(&app, &named.job).await?;
+        Verb::Watch(of) => {
+            let key = of.find(&app).await?;
             follow(context, &app, key).await
         }
-        Verb::Cancel(named) => {
-            let key = intake::find(&app, &named.job).await?;
+        Verb::Cancel(of) => {
+            let key = of.find(&app).await?;
             cancel(context, &app, &key).await
         }
         Verb::Retry(retry) => {
-            let key = intake::find(&app, &retry.job).await?;
+            let key = retry.of.find(&app).await?;
             run_again(context, &app, key, retry.wait).await
         }
     }
@@ -142,7 +129,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
 async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
     let mut filter = JobFilter {
         state: list.state,
-        account: list.account,
+        account: list.of.account.clone(),
         kind: list.kind,
         label: list.label,
         text: list.text,
@@ -159,6 +146,9 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
             break is_full;
         }
     };
+    if jobs.is_empty() {
+        list.of.known(app).await?;
+    }
     match context.form() {
         Form::Json => {
             let rows: Vec<Value> = jobs.iter().map(row).collect();
@@ -271,8 +261,9 @@ async fn cancel(context: &mut Context, app: &App, key: &JobKey) -> Outcome {
         Cancelled::Requested { looks_at } => looks_at,
         Cancelled::Unknown => return Err(intake::unknown_job(app, key.id.as_str()).await?),
         Cancelled::Ended(state) => {
-            let problem = Problem::new(format!("job {} has ended {state}: there is nothing to cancel", key.id));
-            return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {}", key.id))));
+            let name = intake::name_of(app, key).await?;
+            let problem = Problem::new(format!("job {name} has ended {state}: there is nothing to cancel"));
+            return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {name}"))));
         }
     };
     let parks = &app.loaded.settings.waits.parks;
@@ -297,15 +288,15 @@ async fn cancel(context: &mut Context, app: &App, key: &JobKey) -> Outcome {
 }
 
 async fn run_again(context: &mut Context, app: &App, key: JobKey, wait: bool) -> Outcome {
-    let wrong =
-        |why: String| Stop::new(Exit::WrongState, Problem::new(why).next(format!("longshore job show {}", key.id)));
+    let name = intake::name_of(app, &key).await?;
+    let wrong = |why: String| Stop::new(Exit::WrongState, Problem::new(why).next(format!("longshore job show {name}")));
     match app.home.replay(&key, |_| {}).await? {
         Replayed::Ticket(_) | Replayed::Message => {}
         // Somebody has mended its sign-in: it goes on from where it waits.
         Replayed::NotEnded(_) if app.home.wake_signed_in(&key).await? => {}
-        Replayed::NotEnded(state) => return Err(wrong(format!("job {} is {state}: it has not ended yet", key.id))),
+        Replayed::NotEnded(state) => return Err(wrong(format!("job {name} is {state}: it has not ended yet"))),
         Replayed::Completed => {
-            return Err(wrong(format!("job {} is completed: there is nothing left to do", key.id)));
+            return Err(wrong(format!("job {name} is completed: there is nothing left to do")));
         }
         Replayed::Unknown => return Err(intake::unknown_job(app, key.id.as_str()).await?),
     }
@@ -326,7 +317,7 @@ pub(super) async fn print_going(context: &mut Context, app: &App, key: &JobKey) 
     if !submit::has_worker(app).await? {
         context.remark(&format!(
             "no worker is running on this home; start one with: longshore worker, or: longshore job watch {}",
-            key.id
+            intake::name_of(app, key).await?
         ));
     }
     Ok(Exit::Done)

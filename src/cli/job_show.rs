@@ -12,7 +12,7 @@ use super::{
     result::JobResult,
     stop::Outcome,
     text::Put as _,
-    watch,
+    told, watch,
 };
 use crate::{
     app::App,
@@ -174,7 +174,9 @@ fn present(view: &JobView, now: Moment, short: &dyn Fn(Moment) -> String) -> Str
     if let Some(watch) = view.ticket.as_ref().and_then(|ticket| ticket.progress.watch.as_ref())
         && let Some(workflow) = &watch.step
     {
-        text.put(format_args!("; {workflow}, {} so far", duration(now.since(watch.unchanged_since))));
+        let usual = if watch.said_stuck { ", longer than usual" } else { "" };
+        let span = duration(now.since(watch.unchanged_since));
+        text.put(format_args!("; {}, {span} so far{usual}", told::workflow_step(workflow)));
     }
     if let Some(transfer) = view.transfer.filter(watch::is_fresh) {
         text.put(format_args!("; {} of {}", size(transfer.done), size(transfer.total)));
@@ -206,7 +208,7 @@ fn doubt(app: &App, view: &JobView, short: &dyn Fn(Moment) -> String) -> Option<
 /// What happened: the events, and what the ticket notes of its troubles, by time.
 fn story(ticket: Option<&Ticket>, events: &[Event]) -> Vec<(Moment, String)> {
     let told = events.iter().filter_map(|event| {
-        let words = watch::tell(event)?;
+        let words = told::tell(event)?;
         Some((event.time, words.split_whitespace().collect::<Vec<_>>().join(" ")))
     });
     let notes = ticket.into_iter().flat_map(|ticket| &ticket.history);
@@ -219,7 +221,8 @@ fn story(ticket: Option<&Ticket>, events: &[Event]) -> Vec<(Moment, String)> {
 fn ending(context: &Context, view: &JobView, out: &mut String) {
     let style = context.style;
     for file in view.ticket.iter().flat_map(|ticket| &ticket.progress.downloads) {
-        let text = format!("{}, {}, SHA-256 {}", file.path, size(file.size), file.sha256);
+        let compared = told::of_file(file).map(|words| format!(", {words}")).unwrap_or_default();
+        let text = format!("{}, {}{compared}, SHA-256 {}", file.path, size(file.size), file.sha256);
         out.put(format_args!("{} {}\n", style.mark(Mark::Done), style.text(&text)));
     }
     if let Some(reason) = view.end.as_ref().and_then(|end| end.reason.as_ref()) {

@@ -13,7 +13,11 @@ use super::{
     stop::{Outcome, Stop},
     text::Put as _,
 };
-use crate::package::preflight;
+use crate::{
+    app::settings,
+    package::preflight,
+    transfer::pace::{Pace, limited},
+};
 
 /// Checks driver packages as the service would, before anything is sent; for every pull request.
 ///
@@ -42,12 +46,14 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
             Problem::new(format!("{harness:?} is no test harness")).what("there are attestation, hlk and hck");
         return Err(Stop::input(problem.next("name one of them, or leave --harness out")));
     }
+    // A package on a share that hangs ends the check, not this process's life: it reads as the engine does.
+    let patience = settings::transfer(&context.load_quietly()?.settings).file_timeout;
     let mut codes = Vec::new();
     for file in &arguments.files {
         let harness = arguments.harness.clone().unwrap_or_else(|| harness_of(file).to_owned());
         let (path, os) = (file.clone(), arguments.os.clone());
-        let checked = tokio::task::spawn_blocking(move || preflight::check(&path, &harness, &os)).await;
-        let checked = checked.map_err(|broken| Stop::internal(format!("the check broke off: {broken}")))?;
+        let checking = move |pace: &Pace| Ok(preflight::check_paced(&path, &harness, &os, pace));
+        let checked = limited(patience, file, checking).await?;
         codes.push(if checked.is_ok() { Exit::Done } else { Exit::Input });
         print(context, file, &checked)?;
     }

@@ -34,6 +34,8 @@ pub(super) struct Download {
     pub(super) kind: String,
     pub(super) path: String,
     pub(super) sha256: Sha256,
+    /// It is the signed package, and was compared with what was submitted.
+    pub(super) is_verified: bool,
 }
 
 /// Why a job did not complete, or does not go on.
@@ -85,8 +87,12 @@ impl JobResult {
     pub(super) fn of(view: &JobView) -> Self {
         let summary = &view.summary;
         let progress = view.ticket.as_ref().map(|ticket| &ticket.progress);
-        let download =
-            |file: &Downloaded| Download { kind: file.kind.clone(), path: file.path.clone(), sha256: file.sha256 };
+        let download = |file: &Downloaded| Download {
+            kind: file.kind.clone(),
+            path: file.path.clone(),
+            sha256: file.sha256,
+            is_verified: file.is_verified,
+        };
         Self {
             product_id: summary.product_id.clone(),
             submission_id: summary.submission_id.clone(),

@@ -10,6 +10,7 @@ use super::{
     result::JobResult,
     stop::{Outcome, Stop},
     text::Put as _,
+    told,
     watch::{self, Left, Watch},
 };
 use crate::{
@@ -90,7 +91,7 @@ pub(super) async fn hand_in(
         };
         if !wishes.wait {
             // One at a time, as they are accepted: a stream may be long.
-            print(context, &item)?;
+            print(context, app, &item).await?;
         }
         items.push(item);
     }
@@ -161,7 +162,7 @@ async fn again(app: &App, view: Box<JobView>, retries: bool) -> Result<Item, Sto
     }
 }
 
-fn print(context: &mut Context, item: &Item) -> Result<(), Stop> {
+async fn print(context: &mut Context, app: &App, item: &Item) -> Result<(), Stop> {
     if context.form() != Form::Table {
         return match item {
             Item::Refused(refused) => {
@@ -171,7 +172,7 @@ fn print(context: &mut Context, item: &Item) -> Result<(), Stop> {
             Item::Checked(checked) => Ok(context.out.line(&valid(checked))?),
             Item::Accepted { first, .. } => Ok(context.out.line(first)?),
             Item::Known { view } => {
-                suggest_retry(context, view);
+                suggest_retry(context, app, view).await?;
                 Ok(context.out.line(&JobResult::of(view))?)
             }
         };
@@ -189,7 +190,7 @@ fn print(context: &mut Context, item: &Item) -> Result<(), Stop> {
             (Mark::Done, Paint::Good, format!("{} · {} · accepted", key.id, key.account))
         }
         Item::Known { view } => {
-            suggest_retry(context, view);
+            suggest_retry(context, app, view).await?;
             return print_result(context, view);
         }
     };
@@ -218,14 +219,15 @@ fn described(checked: &Checked) -> String {
 }
 
 /// Names the way to run an ended job again.
-pub(super) fn suggest_retry(context: &Context, view: &JobView) {
+async fn suggest_retry(context: &Context, app: &App, view: &JobView) -> Result<(), Stop> {
     if view.state().is_end() && view.state() != State::Completed {
-        let id = &view.summary.key.id;
+        let name = intake::name_of(app, &view.summary.key).await?;
         context.remark(&format!(
-            "{id} was handed in before and ended {}; to run it again: longshore job retry {id}",
+            "{name} was handed in before and ended {}; to run it again: longshore job retry {name}",
             view.state()
         ));
     }
+    Ok(())
 }
 
 async fn wait(context: &mut Context, app: &App, items: Vec<Item>) -> Outcome {
@@ -240,13 +242,13 @@ async fn wait(context: &mut Context, app: &App, items: Vec<Item>) -> Outcome {
     for item in &items {
         let key = match item {
             Item::Refused(_) | Item::Checked(_) => {
-                print(context, item)?;
+                print(context, app, item).await?;
                 codes.push(if let Item::Refused(refused) = item { refused.exit } else { Exit::Done });
                 continue;
             }
             Item::Accepted { key, .. } => key,
             Item::Known { view } => {
-                suggest_retry(context, view);
+                suggest_retry(context, app, view).await?;
                 &view.summary.key
             }
         };
@@ -286,7 +288,7 @@ pub(super) async fn finish(
             super::output::Problem::new(format!("sign-in of account {} is refused; the job waits", key.account))
                 .what(error.message)
                 .next(error.next_step)
-                .next(format!("longshore job watch {}", key.id));
+                .next(format!("longshore job watch {}", intake::name_of(app, key).await?));
         eprint!("{}", problem.render(&context.aside));
     }
     Ok(exit)
@@ -305,7 +307,8 @@ pub(super) fn print_result(context: &mut Context, view: &JobView) -> Result<(), 
     let mut lines = Vec::new();
     let progress = view.ticket.as_ref().map(|ticket| &ticket.progress);
     for file in progress.iter().flat_map(|progress| &progress.downloads) {
-        lines.push(format!("{}  {}  {}", file.kind, file.path, size(file.size)));
+        let compared = told::of_file(file).map(|words| format!(" · {words}")).unwrap_or_default();
+        lines.push(format!("{}  {}  {}{compared}", file.kind, file.path, size(file.size)));
         lines.push(format!("         SHA-256 {}", file.sha256));
     }
     lines.extend(progress.iter().flat_map(|progress| &progress.warnings).map(|warning| format!("note     {warning}")));
@@ -326,8 +329,9 @@ pub(super) fn print_result(context: &mut Context, view: &JobView) -> Result<(), 
 /// Ctrl-C: says what is true of the jobs that were left.
 pub(super) async fn say_detached(context: &Context, app: &App, watch: &Watch) -> Result<(), Stop> {
     let jobs = watch.open(&app.home).await?;
+    let Some(first) = jobs.first() else { return Ok(()) };
     let names: Vec<&str> = jobs.iter().map(|key| key.id.as_str()).collect();
-    let (Some(first), false) = (names.first(), names.is_empty()) else { return Ok(()) };
+    let first = intake::name_of(app, first).await?;
     let goes_on = if has_worker(app).await? {
         "a worker goes on with it; to see more"
     } else {

@@ -12,10 +12,11 @@ use super::{
     context::Context,
     ending,
     exit::Exit,
-    output::{Form, Row, Rows, Style, duration, size},
+    output::{Form, Row, Rows, Style},
     result::JobError,
     signals::Signals,
     stop::Stop,
+    told::{self, tell},
 };
 use crate::{
     app::App,
@@ -24,7 +25,7 @@ use crate::{
         event::{Event, Name},
         ids::JobKey,
         step::Step,
-        ticket::{SignInRefused, StepResult},
+        ticket::SignInRefused,
         time::Moment,
     },
     embedded::{Embedded, EventFilter, JobView, State, Transfer},
@@ -285,8 +286,8 @@ struct Shown {
     row: Row,
     is_done: bool,
     moving_since: Option<Instant>,
-    doing: String,
-    since: Instant,
+    /// The pause that is told stays on the screen for so long.
+    quiet_until: Moment,
 }
 
 impl Screen {
@@ -314,8 +315,7 @@ impl Screen {
             row: row(),
             is_done: false,
             moving_since: None,
-            doing: String::new(),
-            since: clock::monotonic(),
+            quiet_until: Moment::default(),
         }))
     }
 
@@ -335,8 +335,9 @@ impl Screen {
             return;
         }
         shown.is_done = false;
-        shown.doing.clone_from(&told);
-        shown.since = clock::monotonic();
+        if event.name == Name::Throttled {
+            shown.quiet_until = event.time.after(told::pause(event));
+        }
         // One job has room for its whole story: what is done stays, and a new row below it moves.
         if is_single
             && event.data.get("done").is_some()
@@ -351,10 +352,20 @@ impl Screen {
 
     fn look(&mut self, view: &JobView) {
         let Some(shown) = self.of(&view.summary.key) else { return };
-        if shown.is_done || view.state() != State::Running {
+        if shown.is_done {
             return;
         }
-        let at = Step::from_number(view.summary.place.step);
+        let (at, now) = (Step::from_number(view.summary.place.step), clock::moment());
+        if at == Some(Step::Poll)
+            && shown.quiet_until < now
+            && view.ticket.as_ref().is_some_and(|ticket| ticket.sign_in.is_none())
+            && let Some(text) = told::watched(view, now)
+        {
+            return shown.row.ticking(&text);
+        }
+        if view.state() != State::Running {
+            return;
+        }
         if let (Some(transfer), Some(Step::Upload | Step::Download)) = (view.transfer, at)
             && transfer.done < transfer.total
             && is_fresh(&transfer)
@@ -368,80 +379,6 @@ impl Screen {
 /// Does it move now? What an earlier step left behind does not.
 pub(super) fn is_fresh(transfer: &Transfer) -> bool {
     clock::moment().since(transfer.at) < Duration::from_secs(1)
-}
-
-/// An event in words; none for what a person need not see.
-pub(super) fn tell(event: &Event) -> Option<String> {
-    let text = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
-    match event.name {
-        Name::Accepted => Some("accepted".to_owned()),
-        Name::Started => Some("started".to_owned()),
-        Name::Refused => Some(format!("refused: {}", text("message").unwrap_or_default())),
-        Name::Throttled => {
-            let wait = event.data.get("wait_seconds").and_then(serde_json::Value::as_f64).unwrap_or_default();
-            let wait = Duration::try_from_secs_f64(wait).unwrap_or_default();
-            Some(format!("throttled, waits {}", duration(wait)))
-        }
-        Name::Stuck if event.data.get("sign_in").is_some() => {
-            Some(format!("sign-in is refused: {}", text("message").unwrap_or_default()))
-        }
-        Name::Stuck => Some(format!("takes longer than usual at {}", text("workflow_step").unwrap_or_default())),
-        Name::Progressed => progressed(event),
-        Name::Completed => Some(completed(event)),
-        Name::Failed | Name::Cancelled | Name::TimedOut | Name::DeadLettered => {
-            let reason = event.data.pointer("/reason/message").and_then(serde_json::Value::as_str);
-            Some(format!("{}: {}", event.name, reason.unwrap_or("no reason was given")))
-        }
-    }
-}
-
-fn progressed(event: &Event) -> Option<String> {
-    let step = event.data.get("step")?.as_str()?;
-    if let Some(done) = event.data.get("done") {
-        let result: StepResult = serde_json::from_value(done.clone()).ok()?;
-        return Some(done_in_words(&result));
-    }
-    if let Some(doubt) = event.data.get("in_doubt").and_then(serde_json::Value::as_str) {
-        let doubt = doubt.split_once(" (").map_or(doubt, |(doubt, _)| doubt);
-        return Some(format!("{step}: {doubt}; looking for its effect"));
-    }
-    let workflow = event.data.get("workflow_step").and_then(serde_json::Value::as_str)?;
-    let number = event.data.get("workflow_step_number").and_then(serde_json::Value::as_u64);
-    let number = number.map(|number| format!("step {number}, ")).unwrap_or_default();
-    let state = event.data.get("workflow_state").and_then(serde_json::Value::as_str).unwrap_or("under way");
-    Some(format!("signing      {number}{workflow}, {state}"))
-}
-
-fn done_in_words(result: &StepResult) -> String {
-    let made = |adopted: &bool| if *adopted { "found by a look, adopted" } else { "created" };
-    match result {
-        StepResult::Preflight { package: Some(package), .. } => {
-            format!("package      {}, {} files, {} INF", size(package.size), package.files, package.inf_files)
-        }
-        StepResult::Preflight { package: None, .. } => "package      none to check".to_owned(),
-        StepResult::CreateProduct { id, adopted, .. } => format!("product      {id}, {}", made(adopted)),
-        StepResult::CreateSubmission { id, adopted } => format!("submission   {id}, {}", made(adopted)),
-        StepResult::Upload { bytes } => format!("upload       {}", size(*bytes)),
-        StepResult::Commit { adopted: true } => "commit       found by a look".to_owned(),
-        StepResult::Commit { adopted: false } => "commit       accepted".to_owned(),
-        StepResult::Poll { warning, .. } => {
-            format!("signing      over{}", warning.as_ref().map(|text| format!("; {text}")).unwrap_or_default())
-        }
-        StepResult::Download { files, warnings } => {
-            let verified = if warnings.is_empty() { "verified" } else { "verified in part" };
-            format!("download     {} files, {verified}", files.len())
-        }
-        StepResult::Refused { cause } => format!("refused      {}", cause.message),
-    }
-}
-
-fn completed(event: &Event) -> String {
-    let files = event.data.get("downloads").and_then(serde_json::Value::as_array).map_or(0, Vec::len);
-    match files {
-        0 => "completed".to_owned(),
-        1 => "signed, downloaded, verified".to_owned(),
-        count => format!("signed, {count} files downloaded, verified"),
-    }
 }
 
 #[cfg(test)]

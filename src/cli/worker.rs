@@ -17,14 +17,19 @@ use crate::{
     app::{App, Ended},
     config::{Loaded, Origin},
     domain::ids::AccountName,
-    embedded::Embedded,
-    telemetry::{Readiness, Server},
+    embedded::{self, Embedded},
+    telemetry::{Health, HomeSays, Metrics, Server},
 };
 
 /// How often what has ended long ago is removed.
 const TIDY: Duration = Duration::from_secs(3_600);
 
+/// How often the home is asked for a sign of life.
+const PROBE: Duration = Duration::from_secs(1);
+
 /// Works jobs until Ctrl-C or SIGTERM; a second signal ends it at once.
+///
+/// The exit code is 0 after either: what a stopped worker had under way goes on with the next one.
 ///
 /// Example: longshore worker
 #[derive(Debug, Args)]
@@ -37,14 +42,13 @@ pub(super) struct Arguments {
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
     let loaded = context.load()?;
     if loaded.settings.accounts.is_empty() {
-        return Err(Stop::input(unknown_account("", &[])));
+        return Err(Stop::input(unknown_account(&loaded, "")));
     }
     let app = App::open(loaded)?;
     check_credentials(&app)?;
     let signals = Signals::listen();
-    let readiness = Readiness::default();
     let listen = arguments.listen.unwrap_or(app.loaded.settings.worker.listen);
-    let server = Server::bind(listen, readiness.clone(), app.metrics.clone()).await.map_err(|error| {
+    let server = Server::bind(listen, app.health.clone(), app.metrics.clone()).await.map_err(|error| {
         let problem = Problem::new(format!("{listen} cannot be listened on")).what(error.to_string());
         Stop::new(Exit::LocalIo, problem.next("choose another address with --listen, port 0 for any free one"))
     })?;
@@ -60,12 +64,13 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
             }
         });
         tasks.spawn(tidy(app.home.clone()));
+        tasks.spawn(probe(crew.home.clone(), app.health.clone(), app.metrics.clone()));
     }
-    readiness.set(true);
+    app.health.set_taking(true);
     let drained = {
         let stopping = async {
             signals.stop.cancelled().await;
-            readiness.set(false);
+            app.health.set_taking(false);
             tracing::info!(within = %duration(app.loaded.settings.worker.drain), "finishing what is under way");
             std::future::pending::<()>().await;
         };
@@ -118,6 +123,21 @@ pub(super) fn shortened(loaded: &Loaded) -> Option<String> {
         Some(Origin::File { path, .. }) if *least < Duration::from_secs(60) => Some(path.display().to_string()),
         Some(Origin::Variable(name)) if *least < Duration::from_secs(60) => Some(name.clone()),
         Some(Origin::File { .. } | Origin::Variable(_) | Origin::Default { .. }) | None => None,
+    }
+}
+
+/// Asks the home for a sign of life and looks at the queue, every second.
+async fn probe(home: embedded::Worker, health: Health, metrics: Metrics) {
+    loop {
+        health.home(match home.pulse().await {
+            Ok(backlog) => {
+                metrics.queue(backlog.oldest, backlog.waiting, backlog.parked, backlog.held);
+                HomeSays::Well
+            }
+            Err(error @ embedded::Error::Stopped { .. }) => HomeSays::Ended(error.to_string()),
+            Err(error) => HomeSays::Trouble(error.to_string()),
+        });
+        tokio::time::sleep(PROBE).await;
     }
 }
 

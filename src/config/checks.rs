@@ -34,7 +34,7 @@ fn accounts(settings: &Settings, reader: &mut Reader<'_>) {
 }
 
 fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
-    let Settings { waits, gate, retry, quota, identity, transfer, .. } = settings;
+    let Settings { waits, gate, retry, quota, identity, transfer, memory, .. } = settings;
     let polls = &waits.polls;
     for ((lower, less), (higher, more)) in [
         (("waits.polls.first", polls.first), ("waits.polls.second", polls.second)),
@@ -53,6 +53,7 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
         (("identity.backoff_base", identity.backoff_base), ("identity.backoff_cap", identity.backoff_cap)),
         (("identity.default_pause", identity.default_pause), ("identity.pause_cap", identity.pause_cap)),
         (("transfer.backoff_base", transfer.backoff_base), ("transfer.backoff_cap", transfer.backoff_cap)),
+        (("transfer.source_timeout", transfer.source_timeout), ("memory.grace", memory.grace)),
     ] {
         if less > more {
             reader.wrong(lower, format!("{} is more than {higher}, {}", Span(less), Span(more)));

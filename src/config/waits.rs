@@ -323,8 +323,14 @@ section! {
         pub base_timeout: Duration => secs(1)..=mins(10),
         /// Slowest rate of a request in bytes per second: adds (size ÷ this) to its time-out.
         pub least_rate: super::Size => super::Size(1 << 10)..=super::Size(1 << 30),
-        /// Time without a byte moved after which a request is given up.
+        /// Time without a byte received after which a download or a source is given up for now.
         pub idle_timeout: Duration => secs(1)..=mins(10),
+        /// Longest time for a whole source from the web.
+        pub source_timeout: Duration => mins(1)..=hours(6),
+        /// Time without a byte sent after which a block is sent again.
+        pub stall_timeout: Duration => secs(1)..=mins(10),
+        /// Time without a sign of life after which work on a file is given up for now.
+        pub file_timeout: Duration => secs(1)..=mins(10),
         /// Life left of an upload URL below which a new one is fetched.
         pub renew_url_before: Duration => secs(0)..=hours(2),
         /// Signed URLs of one transfer that are replaced because they were refused.

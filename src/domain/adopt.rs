@@ -11,11 +11,25 @@ use serde_json::{Map, Value};
 use super::{
     event::Candidate,
     ids::{JobKey, Marker, ProductId, SubmissionId},
+    job::{Target, Work},
     service::{Product, Submission, SubmissionKind},
     step::Step,
     ticket::Progress,
     time::Moment,
 };
+
+/// Can a person have this step's create made again, when nothing that was found is ours?
+///
+/// A product has one initial submission: where another stands, no second can be made.
+#[must_use]
+pub fn can_create_again(step: Step, work: &Work) -> bool {
+    match (step, &work.submission) {
+        (Step::CreateProduct, _) => true,
+        (Step::CreateSubmission, Some(Target::Create(wanted))) => wanted.kind == SubmissionKind::Derived,
+        (Step::CreateSubmission, Some(Target::Existing(_)) | None)
+        | (Step::Preflight | Step::Upload | Step::Commit | Step::Poll | Step::Download, _) => false,
+    }
+}
 
 /// What a look has found out.
 #[derive(Debug, Clone, PartialEq, Eq)]

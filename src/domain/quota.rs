@@ -12,6 +12,12 @@ use super::{retry::scaled, step::QuotaClass, time::Moment};
 /// What is added to a refused ticket's wait at most, as a part of it.
 const JITTER: f64 = 0.25;
 
+/// For how long after a refused look should have asked again its slot is kept.
+const LATE_LOOK: Duration = Duration::from_secs(5);
+
+/// Over so many calls the looks that wait are spread.
+const LOOKS_APART: u32 = 8;
+
 /// What an account is allowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -86,6 +92,18 @@ pub struct Bucket {
     closed_until: Moment,
     /// How long the gate was closed last, milliseconds.
     closed_for_ms: u64,
+    /// Looks that were refused and wait: apart from the writes, whose backlog would make each look wait as long.
+    #[serde(default)]
+    looks_waiting: u32,
+    /// When a look was last refused.
+    #[serde(default)]
+    look_refused_at: Moment,
+    /// When the first of the refused looks asks again: a slot is kept free for it.
+    #[serde(default)]
+    look_at: Option<Moment>,
+    /// A look had the last permit: one call of another class comes before the next kept slot.
+    #[serde(default)]
+    was_look: bool,
 }
 
 /// The answer to a request for a permit.
@@ -105,11 +123,13 @@ pub enum Admission {
     },
 }
 
-const fn index(class: QuotaClass) -> usize {
+/// Where the class's own figures lie; looks have some of their own.
+const fn index(class: QuotaClass) -> Option<usize> {
     match class {
-        QuotaClass::Write => 0,
-        QuotaClass::Download => 1,
-        QuotaClass::Poll => 2,
+        QuotaClass::Write => Some(0),
+        QuotaClass::Look => None,
+        QuotaClass::Download => Some(1),
+        QuotaClass::Poll => Some(2),
     }
 }
 
@@ -121,23 +141,36 @@ impl Bucket {
             let until = gate.after(scaled(limits.wait_min, chance));
             return Admission::Refused { until, by_gate: true };
         }
-        let now_us = now.as_millis().saturating_mul(1_000);
+        let now_us = micros(now);
         // An arrival time more than a minute ahead of the clock is left over from another clock.
         let sane = |arrival: i64| if arrival > now_us.saturating_add(60_000_000) { now_us } else { arrival };
         let (rate, slot) = (self.rate(now, limits), index(class));
-        let common = sane(self.common_us).max(now_us);
-        let own = self.class_us.get(slot).copied().map_or(now_us, |at| sane(at).max(now_us));
-        let at_us = common.max(own);
+        let own = slot.and_then(|slot| self.class_us.get(slot)).map_or(now_us, |at| sane(*at));
+        let at_us = sane(self.common_us).max(own).max(now_us);
+        let next_us = at_us.saturating_add(interval_us(rate));
         let ahead_us = i64::try_from(limits.ahead.as_micros()).unwrap_or(i64::MAX);
-        if at_us.saturating_sub(now_us) > ahead_us {
-            return self.refuse(now, class, refusals, rate, limits, chance);
+        let is_for_a_look = class != QuotaClass::Look
+            && self
+                .look_at
+                .is_some_and(|look| now < look.after(LATE_LOOK) && next_us > micros(look).saturating_add(ahead_us));
+        if is_for_a_look || at_us.saturating_sub(now_us) > ahead_us {
+            // What was given before has passed by then; and the call of another class, when that is next.
+            let before = if self.was_look { next_us } else { at_us };
+            let least = Duration::from_micros(u64::try_from(before - now_us - ahead_us).unwrap_or(0));
+            return self.refuse(now, class, refusals, (rate, least), limits, chance);
         }
-        self.common_us = at_us.saturating_add(interval_us(rate));
-        if let Some(arrival) = self.class_us.get_mut(slot) {
-            *arrival = at_us.saturating_add(interval_us(rate * share(class, limits)));
-        }
-        if let Some(waiting) = self.waiting.get_mut(slot).filter(|_| refusals > 0) {
-            *waiting = waiting.saturating_sub(1);
+        self.common_us = next_us;
+        self.was_look = class == QuotaClass::Look;
+        if let Some(slot) = slot {
+            if let Some(arrival) = self.class_us.get_mut(slot) {
+                *arrival = at_us.saturating_add(interval_us(rate * share(class, limits)));
+            }
+            if let Some(waiting) = self.waiting.get_mut(slot).filter(|_| refusals > 0) {
+                *waiting = waiting.saturating_sub(1);
+            }
+        } else {
+            self.look_at = None;
+            self.looks_waiting = self.looks_waiting.saturating_sub(u32::from(refusals > 0));
         }
         // Rounded up: a permit is never early.
         Admission::Granted { at: Moment::from_millis(at_us.saturating_add(999).div_euclid(1_000)) }
@@ -148,25 +181,44 @@ impl Bucket {
         now: Moment,
         class: QuotaClass,
         refusals: u32,
-        rate: f64,
+        (rate, least): (f64, Duration),
         limits: &Limits,
         chance: f64,
     ) -> Admission {
-        let slot = index(class);
-        let fresh = self.refused_at.get(slot).is_some_and(|at| now.since(*at) < limits.waiting_memory);
-        let waiting = self.waiting.get(slot).copied().filter(|_| fresh).unwrap_or(0);
-        let waiting = if refusals == 0 { waiting.saturating_add(1) } else { waiting.max(1) };
-        if let (Some(count), Some(at)) = (self.waiting.get_mut(slot), self.refused_at.get_mut(slot)) {
-            (*count, *at) = (waiting, now);
-        }
+        let waiting = self.count_in(now, class, refusals, limits);
         let per_second = (rate * share(class, limits) / 60.0).max(f64::MIN_POSITIVE);
         let seconds = f64::from(waiting) / per_second / f64::from(refusals.saturating_add(1));
         let wait = Duration::try_from_secs_f64(seconds).unwrap_or(limits.wait_max);
         // With its jitter it is no longer than the longest wait, and those that wait so long come back apart as well.
         let most = scaled(limits.wait_max, 1.0 / (1.0 + JITTER));
-        let wait = wait.min(most).max(limits.wait_min);
-        let wait = wait.saturating_add(scaled(wait, JITTER * chance)).min(limits.wait_max);
-        Admission::Refused { until: now.after(wait), by_gate: false }
+        let mut wait = wait.min(most).max(limits.wait_min);
+        if class == QuotaClass::Look {
+            // Its slot is kept, so it need not wait long, however many were counted that never came back.
+            let spread =
+                Duration::from_micros(u64::try_from(interval_us(rate)).unwrap_or(0)).saturating_mul(LOOKS_APART);
+            wait = wait.clamp(least, least.saturating_add(spread)).min(limits.wait_max);
+        }
+        let until = now.after(wait.saturating_add(scaled(wait, JITTER * chance)).min(limits.wait_max));
+        if class == QuotaClass::Look {
+            let first = self.look_at.filter(|first| now < first.after(LATE_LOOK));
+            self.look_at = Some(first.map_or(until, |first| first.min(until)));
+        }
+        Admission::Refused { until, by_gate: false }
+    }
+
+    /// Counts a refused ticket among those of its class that wait.
+    fn count_in(&mut self, now: Moment, class: QuotaClass, refusals: u32, limits: &Limits) -> u32 {
+        let (count, at) = match index(class) {
+            None => (&mut self.looks_waiting, &mut self.look_refused_at),
+            Some(slot) => match (self.waiting.get_mut(slot), self.refused_at.get_mut(slot)) {
+                (Some(count), Some(at)) => (count, at),
+                _ => return 1,
+            },
+        };
+        let known = if now.since(*at) < limits.waiting_memory { *count } else { 0 };
+        *count = if refusals == 0 { known.saturating_add(1) } else { known.max(1) };
+        *at = now;
+        *count
     }
 
     /// Calls a minute that are allowed now.
@@ -222,9 +274,13 @@ impl Bucket {
     }
 }
 
+const fn micros(at: Moment) -> i64 {
+    at.as_millis().saturating_mul(1_000)
+}
+
 fn share(class: QuotaClass, limits: &Limits) -> f64 {
     match class {
-        QuotaClass::Write => 1.0,
+        QuotaClass::Write | QuotaClass::Look => 1.0,
         QuotaClass::Download => limits.download_share,
         QuotaClass::Poll => limits.poll_share,
     }
@@ -252,7 +308,7 @@ mod tests {
     proptest! {
         #[test]
         fn permits_in_any_ten_seconds_stay_within_the_rate(
-            asks in proptest::collection::vec((0_i64..400, 0_usize..3), 1..400), rate in 20.0_f64..1_200.0,
+            asks in proptest::collection::vec((0_i64..400, 0_usize..4), 1..400), rate in 20.0_f64..1_200.0,
         ) {
             let limits = limits(rate);
             let mut bucket = Bucket::default();
@@ -281,6 +337,91 @@ mod tests {
                 Admission::Refused { until, .. } => prop_assert!(until >= at(pause)),
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_look_finds_its_slot_behind_any_backlog(
+            rate in 6.0_f64..1_200.0, gap in 1_i64..200, backlog in 1_u32..2_000, chance in 0.0_f64..1.0, begin in 0_i64..10_000,
+        ) {
+            let limits = limits(rate);
+            let mut bucket = Bucket::default();
+            for _ in 0..backlog {
+                bucket.admit(at(0), QuotaClass::Write, 0, &limits, chance);
+            }
+            let (mut now, mut refusals, mut asks_at) = (0, 0, begin);
+            let granted_at = loop {
+                // Somebody of every other class asks all the time.
+                for class in [QuotaClass::Write, QuotaClass::Download, QuotaClass::Poll] {
+                    bucket.admit(at(now), class, 0, &limits, chance);
+                }
+                if now >= asks_at {
+                    match bucket.admit(at(now), QuotaClass::Look, refusals, &limits, chance) {
+                        Admission::Granted { at } => break at,
+                        Admission::Refused { until, .. } => asks_at = until.as_millis() - 1_000_000,
+                    }
+                    refusals += 1;
+                }
+                now += gap;
+            };
+            let waited = granted_at.since(at(begin));
+            let calls = Duration::from_secs_f64(3.0 * 60.0 / rate);
+            prop_assert!(refusals <= 1 && waited <= calls + Duration::from_secs(6), "{waited:?}, refused {refusals} times");
+        }
+    }
+
+    #[test]
+    fn looks_without_end_leave_every_other_call_to_the_rest() {
+        for (rate, ahead) in [(10.0, 2), (20.0, 2), (20.0, 0), (1_200.0, 2)] {
+            let limits = Limits { ahead: Duration::from_secs(ahead), ..limits(rate) };
+            let (mut bucket, mut looks, mut others, mut asks_at, mut refusals) = (Bucket::default(), 0, 0, 0, 0);
+            for now in (0..1_200_000).step_by(50) {
+                if now >= asks_at {
+                    match bucket.admit(at(now), QuotaClass::Look, refusals, &limits, 0.0) {
+                        // A page is read, and the next one asked for.
+                        Admission::Granted { at } => {
+                            (looks, refusals, asks_at) = (looks + 1, 0, at.as_millis() - 1_000_000 + 500);
+                        }
+                        Admission::Refused { until, .. } => {
+                            (refusals, asks_at) = (refusals + 1, until.as_millis() - 1_000_000);
+                        }
+                    }
+                }
+                let other = bucket.admit(at(now), QuotaClass::Write, 0, &limits, 0.0);
+                others += i32::from(matches!(other, Admission::Granted { .. }));
+            }
+            assert!(others * 2 >= looks && looks > 100, "{rate} a minute: {looks} looks, {others} others");
+        }
+    }
+
+    #[test]
+    fn looks_that_were_counted_and_never_came_back_do_not_make_another_wait() {
+        let (limits, mut bucket) = (limits(20.0), Bucket::default());
+        while matches!(bucket.admit(at(0), QuotaClass::Write, 0, &limits, 0.0), Admission::Granted { .. }) {}
+        for _ in 0..200 {
+            bucket.admit(at(0), QuotaClass::Look, 0, &limits, 0.0);
+        }
+        let Admission::Refused { until, .. } = bucket.admit(at(0), QuotaClass::Look, 0, &limits, 0.0) else { panic!() };
+        assert!(until <= at(30_000), "{until:?}");
+    }
+
+    #[test]
+    fn a_look_that_never_comes_back_holds_its_slot_for_a_moment_only() {
+        let (limits, mut bucket) = (limits(20.0), Bucket::default());
+        while matches!(bucket.admit(at(0), QuotaClass::Write, 0, &limits, 0.0), Admission::Granted { .. }) {}
+        let Admission::Refused { until, .. } = bucket.admit(at(0), QuotaClass::Look, 0, &limits, 0.0) else { panic!() };
+        let later = until.after(LATE_LOOK);
+        assert!(matches!(bucket.admit(until, QuotaClass::Poll, 1, &limits, 0.0), Admission::Refused { .. }));
+        assert!(matches!(bucket.admit(later, QuotaClass::Poll, 1, &limits, 0.0), Admission::Granted { .. }));
+    }
+
+    #[test]
+    fn a_bucket_of_an_earlier_version_is_read() {
+        let mut old = serde_json::to_value(Bucket::default()).unwrap();
+        for new in ["looks_waiting", "look_refused_at", "look_at", "was_look"] {
+            old.as_object_mut().unwrap().remove(new).unwrap();
+        }
+        assert_eq!(serde_json::from_value::<Bucket>(old).unwrap(), Bucket::default());
     }
 
     #[test]

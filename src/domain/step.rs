@@ -165,8 +165,10 @@ impl std::str::FromStr for Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuotaClass {
-    /// Writes and looks: the common limit alone.
+    /// Writes: the common limit alone.
     Write,
+    /// Looks at what a write may have left: the common limit alone, and a slot is kept free for one that was refused.
+    Look,
     /// Downloads: also four fifths of the rate.
     Download,
     /// Polls: also half of the rate.
@@ -175,13 +177,14 @@ pub enum QuotaClass {
 
 impl QuotaClass {
     /// All classes.
-    pub const ALL: [Self; 3] = [Self::Write, Self::Download, Self::Poll];
+    pub const ALL: [Self; 4] = [Self::Write, Self::Look, Self::Download, Self::Poll];
 
     /// The class's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
+            Self::Look => "look",
             Self::Download => "download",
             Self::Poll => "poll",
         }

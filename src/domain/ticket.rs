@@ -270,7 +270,7 @@ pub struct Watch {
     pub almost_since: Option<Moment>,
 }
 
-/// A file that was fetched and verified.
+/// A file that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Downloaded {
     /// Type in `downloads.items`.
@@ -281,6 +281,9 @@ pub struct Downloaded {
     pub sha256: Sha256,
     /// Its length in bytes.
     pub size: u64,
+    /// It is the signed package, and holds a catalog and every INF that was submitted, byte for byte.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_verified: bool,
 }
 
 /// What finishes a step.
@@ -327,7 +330,7 @@ pub enum StepResult {
         /// Why it ended early, if it did.
         warning: Option<String>,
     },
-    /// Everything asked for was fetched and verified.
+    /// Everything asked for was fetched; each file says whether it was verified.
     Download {
         /// The files.
         files: Vec<Downloaded>,

@@ -56,7 +56,7 @@ pub use self::{
     queue::Delivery,
     retention::Tidied,
     submit::{Accepted, Cancelled, Replayed},
-    views::{Size, WorkerInfo},
+    views::{Backlog, Size, WorkerInfo},
     worker::Worker,
 };
 use self::{
@@ -116,7 +116,7 @@ impl Options {
             accounts: None,
             turn_for: Duration::from_mins(20),
             listing_for: Duration::from_mins(10),
-            listing_lease: Duration::from_secs(2_280),
+            listing_lease: Duration::from_secs(1_380),
             page_failures: 5,
             control_for: Duration::from_hours(7 * 24),
             sweep: Duration::from_millis(50),

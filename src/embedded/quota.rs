@@ -74,6 +74,11 @@ impl Quota for Worker {
         self.with_bucket(account, told).await
     }
 
+    async fn paused_until(&self, account: &AccountName) -> Result<Moment, Unavailable> {
+        let account = account.to_string();
+        Ok(self.look(move |connection, _| Ok(load(connection, &account)?.paused_until())).await?)
+    }
+
     async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {
         let limits = self.limits(account);
         self.with_bucket(account, move |bucket, now| bucket.failed(now, &limits)).await

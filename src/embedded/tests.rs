@@ -258,3 +258,16 @@ async fn errors_name_the_file_to_the_engine_too() {
     assert!(why.contains("longshore.db") && why.contains("jobs"), "{why}");
     assert_ne!(worker.now().await.unwrap(), Moment::default());
 }
+
+#[tokio::test]
+async fn a_worker_has_no_pulse_once_the_writer_is_gone_or_its_lock_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Embedded::open(Options::new(folder.path())).unwrap().worker().unwrap();
+    assert_eq!(worker.pulse().await.unwrap().waiting, 0);
+    std::fs::rename(worker.lock_file(), folder.path().join("aside")).unwrap();
+    assert!(matches!(worker.pulse().await, Err(Error::LockGone { .. })));
+    std::fs::rename(folder.path().join("aside"), worker.lock_file()).unwrap();
+    let broken = worker.write(|_| -> Result<(), Fault> { panic!("the writer's thread ends by this") });
+    assert!(matches!(broken.await, Err(Error::Stopped { .. })));
+    assert!(matches!(worker.pulse().await, Err(Error::Stopped { .. })));
+}

@@ -1,9 +1,14 @@
 //! What `doctor` and the console tell of the home as a whole.
 
+use std::{sync::Arc, time::Duration};
+
 use rusqlite::OptionalExtension;
 
-use super::{Embedded, Error, count, file, jobs, locks};
+use super::{Embedded, Error, Worker, count, error::Fault, file, jobs, locks};
 use crate::domain::{claim::Birth, ids::JobKey, time::Moment};
+
+/// How long a sign of life may take.
+const PULSE: Duration = Duration::from_secs(5);
 
 /// A worker that lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,49 @@ pub struct Size {
     pub events: u64,
     /// Dead letters.
     pub dead_letters: u64,
+}
+
+/// What waits in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// How long the oldest message that is due has waited.
+    pub oldest: Duration,
+    /// Messages that are due.
+    pub waiting: u64,
+    /// Messages that are set aside until a time.
+    pub parked: u64,
+    /// Messages in a worker's hands.
+    pub held: u64,
+}
+
+impl Worker {
+    /// Asks both threads that jobs need for a sign of life, and counts the queue.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when one of them has ended; another when the file gives no answer within five seconds, or this
+    /// worker's lock file is gone.
+    pub async fn pulse(&self) -> Result<Backlog, Error> {
+        self.inner.writer.run_within(PULSE, |_| Ok(())).await?;
+        let (shared, lock) = (Arc::clone(&self.inner.shared), self.lock_file().to_path_buf());
+        self.inner
+            .looks
+            .run_within(PULSE, move |connection| {
+                if !lock.exists() {
+                    return Err(Fault::LockGone(lock));
+                }
+                let now = shared.now(connection)?;
+                let mut statement = connection.prepare_cached(
+                    "SELECT coalesce(sum(taken_by IS NULL AND due <= ?1), 0), coalesce(sum(taken_by IS NULL AND due > ?1), 0),
+                            count(taken_by), min(CASE WHEN taken_by IS NULL THEN due END) FROM messages",
+                )?;
+                Ok(statement.query_row([now.as_millis()], |row| {
+                    let first = row.get::<_, Option<i64>>(3)?.map_or(now, Moment::from_millis);
+                    let [waiting, parked, held] = [count(row.get(0)?), count(row.get(1)?), count(row.get(2)?)];
+                    Ok(Backlog { oldest: now.since(first), waiting, parked, held })
+                })?)
+            })
+            .await
+    }
 }
 
 impl Embedded {

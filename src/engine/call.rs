@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     claimed::{Begun, Claimed, Stop, Waiting},
     crash::{self, Edge},
+    lesson,
     ports::{CallIds, Clock, Permit, Ports, Quota, Service, SignIn, Token, Turn, TurnKey, Turns},
 };
 use crate::domain::{
@@ -15,16 +16,28 @@ use crate::domain::{
     step::QuotaClass,
 };
 
+/// How old the quota's word may be when a request leaves: another process's 429 is heeded after so long at the latest.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// How often the quota is asked again when each of its answers comes too late.
+const GATE_ASKS: u32 = 3;
+
+/// A permit, and when it was asked for by the clock that counts suspended time.
+#[must_use]
+struct Granted {
+    asked: Duration,
+}
+
 impl<P: Ports> Claimed<'_, P> {
     /// A call that is safe to repeat. A refused token is renewed once.
     pub(super) async fn read(&self, class: QuotaClass, request: &Request) -> Result<Answer, Stop> {
         // The token first: it may take a while, and a permit is for now.
         let token = self.token().await?;
-        let permit = self.permit(class).await?;
+        let permit = self.permit_now(class).await?;
         match self.send(request, permit, &token).await {
             Err(Failure::Unauthorized(_)) => {
                 let token = self.renewed(&token).await?;
-                let permit = self.permit(class).await?;
+                let permit = self.permit_now(class).await?;
                 self.send(request, permit, &token).await.map_err(refused_again)
             }
             answer => answer,
@@ -55,14 +68,28 @@ impl<P: Ports> Claimed<'_, P> {
 
     async fn write_in_turn(&self, turns: &[TurnKey], request: &Request) -> Result<Answer, Stop> {
         let token = self.token().await?;
-        let permit = self.permit(QuotaClass::Write).await?;
+        let granted = self.permit(QuotaClass::Write).await?;
         crash::point(self.step(), Edge::BeforeBegin);
         let begun = self.begin(turns.first()).await?;
         crash::point(self.step(), Edge::AfterBegin);
-        self.send_begun(request, permit, &token, begun).await
+        self.send_begun(request, granted, &token, begun).await
     }
 
-    async fn send_begun(&self, request: &Request, permit: Permit, token: &Token, begun: Begun) -> Result<Answer, Stop> {
+    async fn send_begun(
+        &self,
+        request: &Request,
+        granted: Granted,
+        token: &Token,
+        begun: Begun,
+    ) -> Result<Answer, Stop> {
+        let permit = match self.pass_gate(granted).await {
+            Ok(permit) => permit,
+            Err(stop) => {
+                // Nothing was sent: the write's mark must not stay.
+                self.record(&Outcome::NotExecuted).await?;
+                return Err(stop);
+            }
+        };
         if self.is_too_late(begun) || !self.may_call() {
             let why = "the worker was stopped too long between begin and call; nothing was sent";
             return Err(Stop::Failed(Failure::Transient(Cause::new(Kind::NotSent, why))));
@@ -88,20 +115,15 @@ impl<P: Ports> Claimed<'_, P> {
         let account = &self.key.account;
         let call = self.ports.service().call(account, request, ids, permit, token);
         let answer = self.sent(call).await;
-        let home = self.ports.home();
-        let taught = match &answer {
-            Ok(_) | Err(Failure::Permanent(_) | Failure::Unauthorized(_)) => home.succeeded(account).await,
-            Err(Failure::Throttled(pause)) => {
-                let told = pause.retry_after.unwrap_or(self.settings.retry.throttle_pause);
-                home.throttled(account, told).await.map(|_| ())
-            }
-            Err(Failure::Transient(cause) | Failure::Indeterminate(cause)) if is_outage(cause) => {
-                home.failed(account).await.map(|closed| self.note_gate(closed))
-            }
-            Err(Failure::Transient(_) | Failure::Indeterminate(_)) => Ok(()),
-        };
-        if let Err(down) = taught {
-            tracing::warn!(%down, "the quota could not be told of an answer");
+        let pause = self.settings.retry.throttle_pause;
+        if let Err(Failure::Throttled(told)) = &answer {
+            let told = told.retry_after.unwrap_or(pause);
+            // ORDER: this process first. What it is about to send must not wait for the quota to hear of the pause.
+            self.gates.close(account, self.ports.clock().boot_time().saturating_add(told));
+        }
+        match lesson::teach(self.ports.home(), account, &answer, pause).await {
+            Ok(lesson) => self.note_gate(lesson.closed_until),
+            Err(down) => tracing::warn!(%down, "the quota could not be told of an answer"),
         }
         answer
     }
@@ -129,22 +151,24 @@ impl<P: Ports> Claimed<'_, P> {
     }
 
     /// Asks for a permit, and waits for it when it is for a moment ahead.
-    async fn permit(&self, class: QuotaClass) -> Result<Permit, Stop> {
+    async fn permit(&self, class: QuotaClass) -> Result<Granted, Stop> {
         if !self.may_call() {
             return Err(Stop::NotHolder);
         }
         let clock = self.ports.clock();
         let mut refusals = self.ticket().refusals;
         loop {
+            self.meet_own_pause()?;
+            let asked = clock.boot_time();
             match self.ports.home().permit(&self.key.account, class, refusals, clock.chance()).await? {
                 Admission::Granted { at } => {
                     clock.sleep(at.since(self.now())).await;
                     self.note_permit();
-                    return Ok(Permit::granted());
+                    return Ok(Granted { asked });
                 }
                 // A look of several reads that parked at every refusal would begin anew each time, and never end: what
                 // has begun to read waits here, for as long as its handler may.
-                Admission::Refused { until, by_gate: false } if self.has_had_permit() && !self.is_out_of_time() => {
+                Admission::Refused { until, by_gate: false } if self.has_had_permit() && self.has_time_until(until) => {
                     refusals = refusals.saturating_add(1);
                     clock.sleep(until.since(self.now())).await;
                 }
@@ -152,6 +176,43 @@ impl<P: Ports> Claimed<'_, P> {
                     return Err(Stop::Wait { until, why: if by_gate { Waiting::Gate } else { Waiting::Permit } });
                 }
             }
+        }
+    }
+
+    /// A permit for a call that leaves at once.
+    async fn permit_now(&self, class: QuotaClass) -> Result<Permit, Stop> {
+        let granted = self.permit(class).await?;
+        self.pass_gate(granted).await
+    }
+
+    /// Right before the request leaves: was the account told to pause since its permit was given?
+    ///
+    /// This process's own pauses cost nothing to ask for; the quota is asked again, for no further permit, only when its
+    /// word is older than [`FRESH`].
+    async fn pass_gate(&self, granted: Granted) -> Result<Permit, Stop> {
+        let clock = self.ports.clock();
+        let mut asked = granted.asked;
+        for _ in 0..GATE_ASKS {
+            self.meet_own_pause()?;
+            let now = clock.boot_time();
+            if now.saturating_sub(asked) <= FRESH {
+                return Ok(Permit::granted());
+            }
+            asked = now;
+            let until = self.ports.home().paused_until(&self.key.account).await?;
+            if until > self.now() {
+                return Err(Stop::Wait { until, why: Waiting::Gate });
+            }
+        }
+        // Every answer came too late to be worth anything: this worker is being stopped again and again.
+        Err(self.next_turn())
+    }
+
+    /// A pause that this process was told itself.
+    fn meet_own_pause(&self) -> Result<(), Stop> {
+        match self.gates.rest(&self.key.account, self.ports.clock().boot_time()) {
+            Some(rest) => Err(Stop::Wait { until: self.now().after(rest), why: Waiting::Gate }),
+            None => Ok(()),
         }
     }
 
@@ -208,29 +269,6 @@ impl Stop {
             // Whoever holds the claim now decides; a memory that does not answer may have kept the mark.
             Self::NotHolder | Self::Down(_) | Self::Panicked => false,
         }
-    }
-}
-
-fn is_outage(cause: &Cause) -> bool {
-    match cause.kind {
-        Kind::ServerError | Kind::Timeout | Kind::Disconnected | Kind::NotSent => true,
-        Kind::Throttled
-        | Kind::Unauthorized
-        | Kind::Forbidden
-        | Kind::NotFound
-        | Kind::RetryLater
-        | Kind::AlreadyDone
-        | Kind::Rejected
-        | Kind::Changed
-        | Kind::BadAnswer
-        | Kind::SasExpired
-        | Kind::Transfer
-        | Kind::Source
-        | Kind::Sink
-        | Kind::Preflight
-        | Kind::Verification
-        | Kind::LocalIo
-        | Kind::Internal => false,
     }
 }
 

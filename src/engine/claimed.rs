@@ -10,8 +10,9 @@ use std::{
 };
 
 use super::{
+    gates::Gates,
     intake::Taken,
-    ports::{Clock, Memory, Ports, Swapped, TurnKey, Turns, Unavailable},
+    ports::{Clock, Memory, Ports, Service, Swapped, TurnKey, Turns, Unavailable},
     settings::Settings,
 };
 use crate::domain::{
@@ -71,6 +72,7 @@ impl From<Unavailable> for Stop {
 pub(super) struct Claimed<'a, P: Ports> {
     pub(super) ports: &'a P,
     pub(super) settings: &'a Settings,
+    pub(super) gates: &'a Gates,
     /// The ticket as it was received, its work and its step.
     pub(super) taken: Taken,
     /// Account and id together.
@@ -94,17 +96,22 @@ pub(super) struct Claimed<'a, P: Ports> {
 
 impl<'a, P: Ports> Claimed<'a, P> {
     pub(super) fn new(
-        (ports, settings): (&'a P, &'a Settings),
-        taken: Taken,
+        (ports, settings, gates): (&'a P, &'a Settings, &'a Gates),
+        mut taken: Taken,
         claimant: Claimant,
         (record, is_poison): (JobRecord, bool),
         anchor: (Moment, Duration),
     ) -> Self {
+        if ports.service().knows(&taken.ticket.job.account) {
+            // Somebody does know the account: what others did not know no longer counts.
+            taken.ticket.progress.unknown_since = None;
+        }
         let renewed_ms = AtomicU64::new(millis(anchor.1));
         let key = taken.ticket.key();
         Self {
             ports,
             settings,
+            gates,
             taken,
             key,
             claimant,
@@ -205,6 +212,11 @@ impl<'a, P: Ports> Claimed<'a, P> {
     /// Is it time to stop at the next border?
     pub(super) fn is_out_of_time(&self) -> bool {
         self.age() >= self.settings.handler.0 || !self.may_call()
+    }
+
+    /// Can it wait until then and still be within its time?
+    pub(super) fn has_time_until(&self, until: Moment) -> bool {
+        self.may_call() && self.age().saturating_add(until.since(self.now())) < self.settings.handler.0
     }
 
     /// A handler that lost its claim, or could not renew it for two thirds of its lease, makes no further call.

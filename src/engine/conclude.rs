@@ -84,7 +84,6 @@ impl<P: Ports> Claimed<'_, P> {
     fn done(&self, result: StepResult) -> Settlement {
         let step = self.step();
         let mut ticket = self.ticket().clone();
-        ticket.progress.unknown_since = None;
         ticket.progress.apply(step, &result);
         if matches!(step, Step::CreateProduct | Step::CreateSubmission) {
             ticket.progress.made_at = Some(self.now());
@@ -172,7 +171,6 @@ impl<P: Ports> Claimed<'_, P> {
         }
         let mut ticket = self.ticket().clone().next_try(self.capped(at));
         ticket.progress.watch = Some(watch);
-        ticket.progress.unknown_since = None;
         ticket.attempts = 0;
         self.settlement(Entry::Outcome(Outcome::Nothing), events, Some(ticket))
     }
@@ -181,12 +179,21 @@ impl<P: Ports> Claimed<'_, P> {
         let reason = Reason {
             class: Class::NeedsPerson,
             message,
-            next: next_step(Class::NeedsPerson, self.key.id.as_str()),
+            next: self.next_of_person(),
             step: Some(self.step()),
             cause: None,
             candidates,
         };
         self.end(EndName::DeadLettered, Some(reason), self.ticket().clone(), None)
+    }
+
+    /// Only a create is decided about; what stands later can but be read again.
+    fn next_of_person(&self) -> String {
+        let id = self.key.id.as_str();
+        if matches!(self.step(), Step::CreateProduct | Step::CreateSubmission) {
+            return next_step(Class::NeedsPerson, id);
+        }
+        format!("look at the submission in Partner Center; to have it read again: longshore job retry {id}")
     }
 
     fn ending(&self, ending: Ending) -> Settlement {

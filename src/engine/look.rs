@@ -4,9 +4,11 @@ use super::{
     claimed::{Claimed, Stop, Waiting},
     ports::{Listing, Listings, Ports, Turn, Turns},
     steps::{Did, unexpected},
+    tally::{Happened, Sighted},
 };
 use crate::domain::{
     adopt::{Found, ProductEvidence, ProductQuestion, SubmissionQuestion},
+    claim::Finished,
     event::Candidate,
     failure::{Cause, Failure, Kind},
     ids::ProductId,
@@ -46,7 +48,13 @@ impl<P: Ports> Claimed<'_, P> {
             Step::Commit => self.look_at_commit().await?,
             Step::Preflight | Step::Upload | Step::Poll | Step::Download => return Ok(Looked::Absent),
         };
-        Ok(self.judge(sight, look))
+        let looked = self.judge(sight, look);
+        self.ports.note(Happened::Looked(match &looked {
+            Looked::Absent => Sighted::Absent,
+            Looked::Did(Did::Finished(Finished::Done(_))) => Sighted::Found,
+            Looked::Did(_) => Sighted::Undecided,
+        }));
+        Ok(looked)
     }
 
     fn judge(&self, sight: Sight, look: Look) -> Looked {
@@ -126,7 +134,7 @@ impl<P: Ports> Claimed<'_, P> {
         let mut evidence = ProductEvidence { product, owner, submissions: None };
         if evidence.owner.is_none() && evidence.product.created.is_none() {
             let request = Request::GetProduct(evidence.product.id);
-            let answer = self.read(QuotaClass::Write, &request).await?;
+            let answer = self.read(QuotaClass::Look, &request).await?;
             evidence.product = answer.response.into_product().ok_or_else(|| unexpected("getProduct"))?;
         }
         if question.needs_submissions(&evidence) {
@@ -154,7 +162,7 @@ impl<P: Ports> Claimed<'_, P> {
                 home.leave_listing(account, &self.key).await?;
                 return Err(self.next_turn());
             }
-            let page = match self.read(QuotaClass::Write, &Request::ListProducts { next: next.clone() }).await {
+            let page = match self.read(QuotaClass::Look, &Request::ListProducts { next: next.clone() }).await {
                 Ok(answer) => answer,
                 Err(Stop::Failed(failure @ (Failure::Transient(_) | Failure::Permanent(_)))) => {
                     tracing::warn!(%failure, "a page of the product list could not be read");
@@ -187,7 +195,7 @@ impl<P: Ports> Claimed<'_, P> {
         let is_initial = |s: &&Submission| s.kind.eq_ignore_ascii_case("initial");
         Ok(match question.decide(&all) {
             Found::Ours(id) => {
-                self.spend_turn(self.product_turn()?);
+                self.spend_product_turn()?;
                 Sight::There(StepResult::CreateSubmission { id, adopted: true })
             }
             // A person said that the one initial submission is not ours: no other can be made.
@@ -206,7 +214,7 @@ impl<P: Ports> Claimed<'_, P> {
         let (mut all, mut next) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
             let request = Request::ListSubmissions { product, next };
-            let answer = self.read(QuotaClass::Write, &request).await?;
+            let answer = self.read(QuotaClass::Look, &request).await?;
             let page = answer.response.into_submissions().ok_or_else(|| unexpected("listSubmissions"))?;
             all.extend(page.items);
             next = page.next;
@@ -218,13 +226,24 @@ impl<P: Ports> Claimed<'_, P> {
     }
 
     async fn look_at_commit(&self) -> Result<Sight, Stop> {
-        let submission = self.get_submission(QuotaClass::Write).await?;
+        let submission = self.get_submission(QuotaClass::Look).await?;
         Ok(if submission.is_committed() == Some(true) {
-            self.spend_turn(self.product_turn()?);
+            self.spend_product_turn()?;
             Sight::There(StepResult::Commit { adopted: true })
         } else {
             Sight::NotThere { is_complete: true }
         })
+    }
+
+    /// The write that was in doubt is found: its turn is over. `begin` stamped it with the record's own instant, which an
+    /// earlier claim wrote.
+    fn spend_product_turn(&self) -> Result<(), Stop> {
+        let turn = self.product_turn()?;
+        if self.stamp(&turn).is_none() {
+            self.note_stamp(&turn, self.record.begun_at);
+        }
+        self.spend_turn(turn);
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::{future::Future, time::Duration};
 
 use secrecy::SecretString;
 
+use super::tally::Happened;
 use crate::domain::{
     claim::{Epoch, Loaded},
     event::End,
@@ -307,6 +308,14 @@ pub trait Quota: Send + Sync + 'static {
         pause: Duration,
     ) -> impl Future<Output = Result<Moment, Unavailable>> + Send;
 
+    /// Until when nobody calls: a pause in force or a closed gate; an instant that has passed when there is none.
+    ///
+    /// Spends nothing: asked right before a call whose permit has grown old.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    fn paused_until(&self, account: &AccountName) -> impl Future<Output = Result<Moment, Unavailable>> + Send;
+
     /// A call was answered with a 5xx or not at all. Returns until when the gate is closed, if it is.
     ///
     /// # Errors
@@ -455,8 +464,13 @@ pub enum Upload {
 /// How a download ended without a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// The file is whole.
-    Done(Downloaded),
+    /// The file is whole, compared with what was submitted where that was asked for, and in its place.
+    Done {
+        /// The file.
+        file: Downloaded,
+        /// What could not be compared.
+        warnings: Vec<String>,
+    },
     /// It stopped because the handler's time is up: go on in the next turn.
     Paused,
 }
@@ -472,6 +486,8 @@ pub struct Fetch<'a> {
     pub kind: &'a str,
     /// Where to put it.
     pub spec: &'a DownloadSpec,
+    /// What was submitted: the signed package gets its name only when it holds that.
+    pub submitted: Option<(&'a PackageSpec, &'a PackageFacts)>,
 }
 
 /// Packages: sources, checks, blobs and sinks.
@@ -498,27 +514,16 @@ pub trait Packages: Send + Sync + 'static {
         hooks: &H,
     ) -> impl Future<Output = Result<Upload, Failure>> + Send;
 
-    /// Fetches one thing, going on from what is there.
+    /// Fetches one thing, going on from what is there, and compares it with what was submitted before it gets its name.
     ///
     /// # Errors
-    /// [`Failure`].
+    /// [`Failure`]; [`Failure::Permanent`] with kind verification when it does not hold what was submitted.
     fn download<H: TransferHooks>(
         &self,
         fetch: &Fetch<'_>,
         url: SignedUrl,
         hooks: &H,
     ) -> impl Future<Output = Result<Fetched, Failure>> + Send;
-
-    /// Does the signed package hold what was submitted? Says what could not be compared.
-    ///
-    /// # Errors
-    /// [`Failure::Permanent`] with kind verification.
-    fn verify(
-        &self,
-        signed: &Downloaded,
-        submitted: &PackageSpec,
-        facts: &PackageFacts,
-    ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
 }
 
 /// Time and chance.
@@ -555,4 +560,7 @@ pub trait Ports: Send + Sync + 'static {
     fn packages(&self) -> &Self::Packages;
     /// Time and chance.
     fn clock(&self) -> &Self::Clock;
+
+    /// Something happened that is worth counting. Never waits; may drop it.
+    fn note(&self, _happened: Happened) {}
 }

@@ -15,11 +15,13 @@ use super::{
     claimed::{Claimed, SWAPS, Stop, Waiting, contended},
     conclude::refused_event,
     crash::{self, Edge},
+    gates::Gates,
     intake::{self, ControlTicket, Message, Taken},
     look::Looked,
     ports::{Clock, Memory, Origin, Ports, Queue, Received, Service, Settled, Swapped, Unavailable},
     settings::Settings,
     steps::Did,
+    tally::{self, Happened, Tally},
 };
 use crate::domain::{
     claim::{self, Arrival, Claim, Claimant, Outcome, Wished},
@@ -38,6 +40,7 @@ pub struct Worker<P: Ports> {
     settings: Arc<Settings>,
     id: u128,
     claims: AtomicU64,
+    gates: Gates,
 }
 
 /// What a claim came to.
@@ -50,8 +53,8 @@ enum Claiming<'a, P: Ports> {
 
 impl<P: Ports> Worker<P> {
     /// A worker with this random id.
-    pub const fn new(ports: Arc<P>, settings: Arc<Settings>, id: u128) -> Self {
-        Self { ports, settings, id, claims: AtomicU64::new(0) }
+    pub fn new(ports: Arc<P>, settings: Arc<Settings>, id: u128) -> Self {
+        Self { ports, settings, id, claims: AtomicU64::new(0), gates: Gates::default() }
     }
 
     /// What it works through.
@@ -72,7 +75,7 @@ impl<P: Ports> Worker<P> {
             }
         };
         crash::point(taken.step, Edge::AfterReceive);
-        let (job, step) = (taken.ticket.key(), taken.step);
+        let (job, kind, step) = (taken.ticket.key(), taken.ticket.job.kind, taken.step);
         let (settlement, claimed) = match self.claim(&taken, &received).await {
             Ok(Claiming::Settle(settlement)) => (*settlement, None),
             Ok(Claiming::Taken(claimed)) => {
@@ -84,10 +87,14 @@ impl<P: Ports> Worker<P> {
             Err(down) => (self.give_back(&taken.ticket, &down, now), None),
         };
         crash::point(step, Edge::BeforeSettle);
+        let counts = Tally::of(&settlement);
         let settled = self.ports.home().settle(received.delivery, Some(&job), settlement).await;
         crash::point(step, Edge::AfterSettle);
-        if let (Some(claimed), Ok(Settled::Done)) = (claimed, &settled) {
-            claimed.end_spent_turns().await;
+        if let Ok(Settled::Done) = settled {
+            tally::settled(&*self.ports, Some((kind, step)), counts);
+            if let Some(claimed) = claimed {
+                claimed.end_spent_turns().await;
+            }
         }
         settled
     }
@@ -177,10 +184,11 @@ impl<P: Ports> Worker<P> {
                         Swapped::Refused(present) => loaded = *present,
                         Swapped::Done => {
                             if is_takeover {
+                                self.ports.note(Happened::TakenOver);
                                 tracing::info!(job = %key, place = %record.place, "took over from a worker that is gone");
                             }
                             let anchor = (loaded.now, boot);
-                            let outside = (&*self.ports, &*self.settings);
+                            let outside = (&*self.ports, &*self.settings, &self.gates);
                             let claimed = Claimed::new(outside, taken.clone(), claimant, (record, is_poison), anchor);
                             return Ok(Claiming::Taken(Box::new(claimed)));
                         }
@@ -225,7 +233,10 @@ impl<P: Ports> Worker<P> {
             }
             Message::Ticket(taken) => (Some(taken.ticket.key()), nothing(Next::Ticket(Box::new(taken.ticket)))),
         };
-        self.ports.home().settle(received.delivery, job.as_ref(), settlement).await
+        let counts = Tally::of(&settlement);
+        let settled = self.ports.home().settle(received.delivery, job.as_ref(), settlement).await?;
+        tally::settled(&*self.ports, None, counts);
+        Ok(settled)
     }
 
     /// Writes a wish into the job's record, and says whether the control ticket has to come again.

@@ -31,7 +31,7 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Longest wait for a connection, name resolution and TLS included.
     pub connect_timeout: Duration,
-    /// Longest wait for a whole answer. A transfer gives its own per request.
+    /// Longest wait for a whole answer. A [`Stream`] has none: its bodies may be of any length.
     pub response_timeout: Duration,
     /// How long an idle connection is kept. Shorter than what servers keep, so that a request seldom meets a closed one.
     pub idle_timeout: Duration,
@@ -118,6 +118,38 @@ pub fn builder(options: &Options) -> Result<reqwest::ClientBuilder, Error> {
     builder_in(options, &environment)
 }
 
+/// What ends a request whose body may take as long as it needs, in place of a limit on the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Long bodies go out. Whoever sends watches the bytes that go; where the system can tell (Linux), a connection of
+    /// which nothing is acknowledged for this long breaks.
+    Sent {
+        /// Time without a byte.
+        stall: Duration,
+    },
+    /// Long bodies come in: an answer of which nothing comes for this long breaks off, its headers included.
+    Received {
+        /// Time without a byte.
+        idle: Duration,
+    },
+}
+
+/// The same client for long bodies, not yet built: no limit on a whole answer, but on how long nothing moves.
+///
+/// # Errors
+/// As [`client`].
+pub fn stream_builder(options: &Options, stream: Stream) -> Result<reqwest::ClientBuilder, Error> {
+    stream_builder_in(options, stream, &environment)
+}
+
+/// The client for long bodies.
+///
+/// # Errors
+/// As [`client`].
+pub fn stream_client(options: &Options, stream: Stream) -> Result<reqwest::Client, Error> {
+    stream_builder(options, stream)?.build().map_err(Error::Build)
+}
+
 /// The host of the proxy in force, if there is one: it may have a private address.
 ///
 /// # Errors
@@ -146,6 +178,29 @@ fn builder_in(
     options: &Options,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<reqwest::ClientBuilder, Error> {
+    Ok(plain_builder(options, environment)?.timeout(options.response_timeout))
+}
+
+fn stream_builder_in(
+    options: &Options,
+    stream: Stream,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<reqwest::ClientBuilder, Error> {
+    let builder = plain_builder(options, environment)?;
+    Ok(match stream {
+        #[cfg(target_os = "linux")]
+        Stream::Sent { stall } => builder.tcp_user_timeout(stall),
+        #[cfg(not(target_os = "linux"))]
+        Stream::Sent { stall: _ } => builder,
+        Stream::Received { idle } => builder.read_timeout(idle),
+    })
+}
+
+/// Everything but how long an answer may take.
+fn plain_builder(
+    options: &Options,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<reqwest::ClientBuilder, Error> {
     let proxies = Proxies::resolve(options, environment)?;
     let mut builder = reqwest::Client::builder()
         .user_agent(USER_AGENT)
@@ -156,7 +211,6 @@ fn builder_in(
         .no_proxy()
         .proxy(reqwest::Proxy::custom(move |url| proxies.of(url).cloned()))
         .connect_timeout(options.connect_timeout)
-        .timeout(options.response_timeout)
         .pool_idle_timeout(options.idle_timeout)
         .tcp_keepalive(Duration::from_secs(30));
     if let Some(path) = &options.ca_file {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -192,11 +194,137 @@ fn a_certificate_file_without_certificates_is_refused_by_name() {
     assert!(matches!(client_in(&missing, &no_environment), Err(Error::CaFile { .. })));
 }
 
-#[test]
-fn a_company_certificate_is_added_to_the_platforms() {
+/// A certificate authority of a company, and a server's certificate by it.
+struct Company {
+    ca: String,
+    server: Arc<rustls::ServerConfig>,
+}
+
+impl Company {
+    fn new(host: &str) -> Self {
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = params.self_signed(&key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(params, key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        Self { ca, server: Arc::new(server) }
+    }
+
+    /// Answers one request over TLS, or fails with the handshake.
+    fn serve(&self, listener: &std::net::TcpListener) -> std::io::Result<()> {
+        use std::io::{Read as _, Write as _};
+        let connection = rustls::ServerConnection::new(Arc::clone(&self.server)).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, listener.accept()?.0);
+        let mut head = [0; 4096];
+        let read = stream.read(&mut head)?;
+        assert!(head[..read].starts_with(b"GET /x HTTP/1.1\r\n"));
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello")?;
+        stream.flush()
+    }
+}
+
+/// A proxy: carries one CONNECT to `to`, whatever it asks for; gives back its head.
+async fn connect_proxy(listener: TcpListener, to: String) -> String {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    socket.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+    let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+    // Whoever breaks it off: the two ends tell.
+    tokio::io::copy_bidirectional(&mut socket, &mut server).await.ok();
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn a_proxy_and_a_company_authority_lead_to_the_service_from_settings_and_environment() {
+    const HOST: &str = "service.example.invalid";
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("company.pem");
-    let certificate = rcgen::generate_simple_self_signed(vec!["company.example".to_owned()]).unwrap();
-    std::fs::write(&path, certificate.cert.pem()).unwrap();
-    assert!(client_in(&Options { ca_file: Some(path), ..Options::default() }, &no_environment).is_ok());
+    let (company, other) = (Company::new(HOST), Company::new(HOST));
+    let file = |name: &str, pem: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        Some(path)
+    };
+    let (ours, wrong) = (file("company.pem", &company.ca), file("other.pem", &other.ca));
+    let company = Arc::new(company);
+    for (by_setting, ca_file, is_trusted) in
+        [(true, &ours, true), (false, &ours, true), (true, &wrong, false), (false, &None, false)]
+    {
+        let tls = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = tls.local_addr().unwrap().to_string();
+        let served = Arc::clone(&company);
+        let serving = tokio::task::spawn_blocking(move || served.serve(&tls));
+        let (proxy, address) = listener().await;
+        let at = format!("http://build:s3cret@{address}");
+        let environment = |name: &str| (name == "HTTPS_PROXY" && !by_setting).then(|| at.clone());
+        let options = Options { proxy: by_setting.then(|| at.clone()), ca_file: ca_file.clone(), ..Options::default() };
+        let client = client_in(&options, &environment).unwrap();
+        let get = async { client.get(format!("https://{HOST}/x")).send().await?.text().await };
+        let (head, got) = tokio::join!(connect_proxy(proxy, to), get);
+        assert!(head.starts_with(&format!("CONNECT {HOST}:443 ")) && head.contains("Basic YnVpbGQ6czNjcmV0"), "{head}");
+        assert_eq!(serving.await.unwrap().is_ok(), is_trusted);
+        match got {
+            Ok(text) => assert_eq!((text.as_str(), is_trusted), ("hello", true)),
+            Err(error) => {
+                let told = describe(&error);
+                assert!(!is_trusted && told.contains("certificate") && !told.contains("s3cret"), "{told}");
+                assert_eq!(classify_transport(&error), Sent::Nothing);
+            }
+        }
+    }
+}
+
+/// Answers one request with bytes one by one until `long_enough`, then ends the body; `None`: one byte, and no end.
+async fn drip(listener: TcpListener, long_enough: Option<Duration>) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut chunk = [0; 4096];
+    assert!(socket.read(&mut chunk).await.unwrap() > 0);
+    socket.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n0").await.unwrap();
+    let Some(long_enough) = long_enough else { return std::future::pending().await };
+    let begun = crate::clock::monotonic();
+    let mut ticks = tokio::time::interval(Duration::from_millis(2));
+    while begun.elapsed() < long_enough {
+        ticks.tick().await;
+        if socket.write_all(b"0").await.is_err() {
+            return;
+        }
+    }
+    socket.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_may_take_longer_than_an_answer_and_ends_when_nothing_comes() {
+    let total = Duration::from_millis(60);
+    let options = Options { response_timeout: total, ..Options::default() };
+    let idle = |idle| stream_builder_in(&options, Stream::Received { idle }, &no_environment).unwrap().build().unwrap();
+    let sent = Stream::Sent { stall: Duration::from_secs(30) };
+    let sending = stream_builder_in(&options, sent, &no_environment).unwrap().build().unwrap();
+    let fetch = async |client: Client, until: Option<Duration>| {
+        let (listener, address) = listener().await;
+        let got = async { client.get(format!("http://{address}/")).send().await?.bytes().await };
+        tokio::select! {
+            biased;
+            got = got => got,
+            () = async { drip(listener, until).await; std::future::pending().await } => unreachable!(),
+        }
+    };
+    let whole = client_in(&options, &no_environment).unwrap();
+    assert!(fetch(whole, Some(4 * total)).await.unwrap_err().is_timeout(), "a call has a limit on the whole");
+    for stream in [idle(Duration::from_secs(30)), sending] {
+        assert!(!fetch(stream, Some(4 * total)).await.unwrap().is_empty());
+    }
+    assert!(fetch(idle(total), None).await.unwrap_err().is_timeout());
 }

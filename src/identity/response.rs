@@ -107,6 +107,16 @@ impl Problem {
     }
 }
 
+/// Reads these bytes as a token and as a refusal.
+#[cfg(fuzzing)]
+pub(super) fn read_anything(body: &[u8]) {
+    let now = crate::clock::now();
+    drop(granted(body, now));
+    let problem = Problem::read(body);
+    let _is_ours = problem.is_outside_time();
+    drop(refused(400, &HeaderMap::new(), problem, now, &Settings::default()));
+}
+
 fn leading_number(text: &str) -> Option<u32> {
     text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

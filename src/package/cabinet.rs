@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{Error, cabinet_layout::Layout, cabinet_view::View, damaged, guarded};
+use crate::transfer::pace::Pace;
 
 /// Bytes handed on at once.
 const PIECE: usize = 64 << 10;
@@ -17,6 +18,7 @@ const PIECE: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Cabinet {
     path: PathBuf,
+    pace: Pace,
     layout: Layout,
     entries: Vec<Entry>,
 }
@@ -36,9 +38,17 @@ impl Cabinet {
     /// # Errors
     /// [`Error`] says what is wrong with it.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let layout = Layout::read(File::open(path)?)?;
+        Self::open_paced(path, &Pace::default())
+    }
+
+    /// The same at somebody's pace, which every later read keeps, too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_paced(path: &Path, pace: &Pace) -> Result<Self, Error> {
+        let layout = Layout::read(pace.open(path)?)?;
         let entries = layout.files.iter().map(|file| Entry { path: file.path.clone(), size: file.size }).collect();
-        Ok(Self { path: path.to_owned(), layout, entries })
+        Ok(Self { path: path.to_owned(), pace: pace.clone(), layout, entries })
     }
 
     /// Its files, in the order of its table.
@@ -59,7 +69,7 @@ impl Cabinet {
     /// [`Error`] when a block is damaged or ends too early.
     pub fn read(&self, mut piece: impl FnMut(usize, &[u8])) -> Result<(), Error> {
         guarded(|| {
-            let view = View::of(File::open(&self.path)?, &self.layout)?;
+            let view = View::of(self.pace.open(&self.path)?, &self.layout)?;
             let mut cabinet = cab::Cabinet::new(view).map_err(unpacked)?;
             for folder in 0..self.layout.folders.len() {
                 self.read_folder(&mut cabinet, folder, &mut piece)?;
@@ -168,7 +178,7 @@ pub fn write(files: Vec<NewFile<'_>>, path: &Path) -> Result<(), Error> {
 /// Gives every file the date 2026-01-01, so that a cabinet depends on its content alone.
 fn stamp(path: &Path) -> Result<(), Error> {
     const DATE: u16 = (2026 - 1980) << 9 | 1 << 5 | 1;
-    let layout = Layout::read(File::open(path)?)?;
+    let layout = Layout::read(Pace::default().open(path)?)?;
     let mut file = OpenOptions::new().write(true).open(path)?;
     for entry in &layout.files {
         file.seek(SeekFrom::Start(entry.date_at))?;

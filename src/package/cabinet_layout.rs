@@ -2,12 +2,10 @@
 //!
 //! Source of the format: MS-CAB, sections 2.1 to 2.4.
 
-use std::{
-    fs::File,
-    io::{BufReader, ErrorKind, Read, Seek, SeekFrom},
-};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 
 use super::{Error, MAX_ENTRIES, MAX_INFLATED, damaged};
+use crate::transfer::pace::PacedFile;
 
 /// Data blocks in all folders together: twice what 8 GiB need.
 const MAX_BLOCKS: u64 = 2 * (MAX_INFLATED >> 15);
@@ -46,7 +44,7 @@ pub(super) struct FileEntry {
 }
 
 struct Tables {
-    reader: BufReader<File>,
+    reader: BufReader<PacedFile>,
     end: u64,
 }
 
@@ -96,8 +94,8 @@ fn cut(error: std::io::Error) -> Error {
 
 impl Layout {
     /// Reads and checks the tables.
-    pub(super) fn read(file: File) -> Result<Self, Error> {
-        let length = file.metadata()?.len();
+    pub(super) fn read(file: PacedFile) -> Result<Self, Error> {
+        let length = file.inner().metadata()?.len();
         let mut tables = Tables { reader: BufReader::new(file), end: length };
         let header: [u8; HEADER] = tables.bytes()?;
         let word = |at: usize| header.get(at..at + 2).and_then(|two| two.try_into().ok()).map_or(0, u16::from_le_bytes);

@@ -4,15 +4,13 @@
 //! behind its folder's blocks. Shown one file per folder, from offset 0, every folder is inflated once, in order, and no
 //! offset of the package's own ever reaches the crate.
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use super::cabinet_layout::{HEADER, Layout};
+use crate::transfer::pace::PacedFile;
 
 pub(super) struct View {
-    file: File,
+    file: PacedFile,
     header: [u8; HEADER],
     length: u64,
     tail: Vec<u8>,
@@ -21,7 +19,7 @@ pub(super) struct View {
 
 impl View {
     /// The view, and the names of its files: folder `n` is called `n`.
-    pub(super) fn of(file: File, layout: &Layout) -> io::Result<Self> {
+    pub(super) fn of(file: PacedFile, layout: &Layout) -> io::Result<Self> {
         let too_large = |_| io::Error::other("too large for a cabinet");
         let mut header = layout.header;
         let files_at = u32::try_from(layout.length).map_err(too_large)?.to_le_bytes();

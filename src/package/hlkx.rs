@@ -3,12 +3,12 @@
 //! The end of the central directory is read by ourselves first: how many entries, and whether it is Zip64.
 
 use std::{
-    fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::Path,
 };
 
 use super::{Error, MAX_INFLATED, damaged, guarded};
+use crate::transfer::pace::{Pace, PacedFile};
 
 /// Entries of an archive at most: what fits without Zip64.
 const MAX_ENTRIES: u64 = 0xffff;
@@ -20,7 +20,7 @@ const MAX_END: u64 = 22 + 0xffff;
 /// An archive that can be listed.
 #[derive(Debug)]
 pub struct Archive {
-    zip: zip::ZipArchive<BufReader<File>>,
+    zip: zip::ZipArchive<BufReader<PacedFile>>,
     entries: Vec<Entry>,
 }
 
@@ -40,7 +40,15 @@ impl Archive {
     /// # Errors
     /// [`Error`] says what is wrong with it.
     pub fn open(path: &Path, zip64: bool) -> Result<Self, Error> {
-        let mut file = File::open(path)?;
+        Self::open_paced(path, zip64, &Pace::default())
+    }
+
+    /// The same at somebody's pace, which every later read keeps, too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_paced(path: &Path, zip64: bool, pace: &Pace) -> Result<Self, Error> {
+        let mut file = pace.open(path)?;
         let end = End::read(&mut file)?;
         if end.is_zip64 && !zip64 {
             return Err(Error::Zip64);

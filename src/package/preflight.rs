@@ -5,8 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    fs::{self, File},
+    fmt, fs,
     io::Read,
     path::Path,
 };
@@ -21,7 +20,7 @@ use super::{
     inf::{Architecture, Inf},
     is_inf,
 };
-use crate::transfer::MAX_PACKAGE;
+use crate::transfer::{MAX_PACKAGE, pace::Pace};
 
 /// Where the rules stand.
 const SOURCE: &str = "hardware-api 9";
@@ -120,16 +119,38 @@ impl Findings {
 /// # Errors
 /// [`Refusal`] with every finding.
 pub fn check(path: &Path, harness: &str, requested_signatures: &[String]) -> Result<Report, Refusal> {
+    check_paced(path, harness, requested_signatures, &Pace::default())
+}
+
+/// The same at somebody's pace.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_paced(
+    path: &Path,
+    harness: &str,
+    requested_signatures: &[String],
+    pace: &Pace,
+) -> Result<Report, Refusal> {
     let mut findings = Findings::default();
     let harness = harness.to_ascii_lowercase();
-    let report = check_file(path, &harness, requested_signatures, &mut findings);
+    let report = check_file(&Asked { path, harness: &harness, signatures: requested_signatures, pace }, &mut findings);
     match report {
         Some(report) if findings.list.is_empty() => Ok(Report { warnings: findings.warnings, ..report }),
         Some(_) | None => Err(Refusal { findings: findings.list }),
     }
 }
 
-fn check_file(path: &Path, harness: &str, signatures: &[String], findings: &mut Findings) -> Option<Report> {
+/// What is to be looked through, and how.
+struct Asked<'a> {
+    path: &'a Path,
+    harness: &'a str,
+    signatures: &'a [String],
+    pace: &'a Pace,
+}
+
+fn check_file(asked: &Asked<'_>, findings: &mut Findings) -> Option<Report> {
+    let Asked { path, harness, signatures, pace } = *asked;
     check_os_codes(harness, signatures, findings);
     let bytes = match fs::metadata(path) {
         Ok(found) if found.is_file() => found.len(),
@@ -152,7 +173,7 @@ fn check_file(path: &Path, harness: &str, signatures: &[String], findings: &mut 
         return None;
     }
     let is_archive_wanted = matches!(harness, "hlk" | "hck");
-    match kind_of(path) {
+    match kind_of(path, pace) {
         Some(PackageKind::Cabinet) if is_archive_wanted => {
             let problem = format!("it is a cabinet, but test harness {harness} takes test results");
             findings.add(
@@ -168,8 +189,8 @@ fn check_file(path: &Path, harness: &str, signatures: &[String], findings: &mut 
             findings.add("package-kind", None, problem, "pack the drivers into a .cab, or use test harness hlk");
             None
         }
-        Some(PackageKind::Cabinet) => check_cabinet(path, bytes, harness, signatures, findings),
-        Some(PackageKind::Archive) => check_archive(path, bytes, harness, findings),
+        Some(PackageKind::Cabinet) => check_cabinet(asked, bytes, findings),
+        Some(PackageKind::Archive) => check_archive(asked, bytes, findings),
         None => {
             let problem = "it is neither a cabinet nor a zip archive";
             findings.add(
@@ -183,9 +204,9 @@ fn check_file(path: &Path, harness: &str, signatures: &[String], findings: &mut 
     }
 }
 
-fn kind_of(path: &Path) -> Option<PackageKind> {
+fn kind_of(path: &Path, pace: &Pace) -> Option<PackageKind> {
     let mut start = [0; 4];
-    File::open(path).ok()?.read_exact(&mut start).ok()?;
+    pace.open(path).ok()?.read_exact(&mut start).ok()?;
     match &start {
         b"MSCF" => Some(PackageKind::Cabinet),
         b"PK\x03\x04" | b"PK\x05\x06" => Some(PackageKind::Archive),
@@ -211,19 +232,14 @@ fn check_os_codes(harness: &str, signatures: &[String], findings: &mut Findings)
     }
 }
 
-fn check_cabinet(
-    path: &Path,
-    bytes: u64,
-    harness: &str,
-    signatures: &[String],
-    findings: &mut Findings,
-) -> Option<Report> {
+fn check_cabinet(asked: &Asked<'_>, bytes: u64, findings: &mut Findings) -> Option<Report> {
+    let Asked { path, harness, signatures, pace } = *asked;
     check_extension(path, &["cab"], findings);
     let unreadable = |error: &Error, findings: &mut Findings| {
         findings.add("cab-readable", None, error.to_string(), "build the cabinet again, for example with makecab");
         None
     };
-    let cabinet = match Cabinet::open(path) {
+    let cabinet = match Cabinet::open_paced(path, pace) {
         Ok(cabinet) => cabinet,
         Err(error) => return unreadable(&error, findings),
     };
@@ -361,13 +377,14 @@ fn check_infs(infs: &[(&str, Inf)], signatures: &[String], findings: &mut Findin
     }
 }
 
-fn check_archive(path: &Path, bytes: u64, harness: &str, findings: &mut Findings) -> Option<Report> {
+fn check_archive(asked: &Asked<'_>, bytes: u64, findings: &mut Findings) -> Option<Report> {
+    let Asked { path, harness, pace, .. } = *asked;
     match harness {
         "hlk" => check_extension(path, &["hlkx"], findings),
         "hck" => check_extension(path, &["hckx"], findings),
         _ => check_extension(path, &["hlkx", "hckx"], findings),
     }
-    let archive = match Archive::open(path, false) {
+    let archive = match Archive::open_paced(path, false, pace) {
         Ok(archive) => archive,
         Err(Error::Zip64) => {
             let remedy = "leave out logs and symbols until it is below 4 GiB, and save it with HLK Studio again";

@@ -111,7 +111,7 @@ fn kind_and_name_fit_the_harness() {
         assert_eq!(check(&path, "attestation", &[]).unwrap_err().findings[0].rule, "package-readable");
     }
     let large = dir.path().join("large.cab");
-    File::create(&large).unwrap().set_len(MAX_PACKAGE + 1).unwrap();
+    fs::File::create(&large).unwrap().set_len(MAX_PACKAGE + 1).unwrap();
     assert_eq!(check(&large, "attestation", &[]).unwrap_err().findings[0].rule, "package-size");
 }
 

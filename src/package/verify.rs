@@ -10,6 +10,7 @@ use crate::domain::{
     failure::{Cause, Failure, Kind},
     ids::Sha256,
 };
+use crate::transfer::pace::Pace;
 
 /// A signed package that holds what was submitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +39,16 @@ struct Submitted {
 /// Permanent, kind `Verification`: it does not open, lacks an INF or a catalog, or an INF is another one. Transient,
 /// kind `LocalIo`: our disk failed.
 pub fn verify(signed_zip: &Path, submitted: Option<&Path>) -> Result<Verified, Failure> {
+    verify_paced(signed_zip, submitted, &Pace::default())
+}
+
+/// The same at somebody's pace.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_paced(signed_zip: &Path, submitted: Option<&Path>, pace: &Pace) -> Result<Verified, Failure> {
     let mut warnings = Vec::new();
-    let wanted = match submitted.map(|path| (path, submitted_infs(path))) {
+    let wanted = match submitted.map(|path| (path, submitted_infs(path, pace))) {
         None => {
             warnings.push("the submitted package can no longer be read; its INF files were not compared".to_owned());
             Vec::new()
@@ -52,7 +61,7 @@ pub fn verify(signed_zip: &Path, submitted: Option<&Path>) -> Result<Verified, F
         }
     };
     let refuse = |why: String| failed(format!("the signed package {}: {why}", signed_zip.display()));
-    let mut archive = match Archive::open(signed_zip, true) {
+    let mut archive = match Archive::open_paced(signed_zip, true, pace) {
         Ok(archive) => archive,
         Err(Error::Io(error)) => return Err(disk(signed_zip, &error)),
         Err(error) => return Err(refuse(format!("it does not open: {error}"))),
@@ -96,14 +105,14 @@ fn compare(inf: &Submitted, signed: &BTreeMap<String, Sha256>) -> Result<(), Str
     }
 }
 
-fn submitted_infs(path: &Path) -> Result<Vec<Submitted>, Error> {
+fn submitted_infs(path: &Path, pace: &Pace) -> Result<Vec<Submitted>, Error> {
     let mut start = [0; 4];
     let is_cabinet = {
-        let mut file = std::fs::File::open(path)?;
+        let mut file = pace.open(path)?;
         std::io::Read::read_exact(&mut file, &mut start).is_ok() && &start == b"MSCF"
     };
     if !is_cabinet {
-        let mut archive = Archive::open(path, true)?;
+        let mut archive = Archive::open_paced(path, true, pace)?;
         let entries: Vec<_> = archive.entries().iter().filter(|entry| is_inf(&entry.path)).cloned().collect();
         return entries
             .into_iter()
@@ -114,7 +123,7 @@ fn submitted_infs(path: &Path) -> Result<Vec<Submitted>, Error> {
             })
             .collect();
     }
-    let cabinet = Cabinet::open(path)?;
+    let cabinet = Cabinet::open_paced(path, pace)?;
     let mut hashes: BTreeMap<usize, Hash> = (cabinet.entries().iter().enumerate())
         .filter(|(_, entry)| is_inf(&entry.path))
         .map(|(index, _)| (index, Hash::new()))

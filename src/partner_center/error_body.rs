@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::telemetry::redact;
+
 /// No more of a body is looked at.
 pub(super) const READ_AT_MOST: usize = 16 * 1024;
 const SHOW_AT_MOST: usize = 400;
@@ -92,9 +94,17 @@ fn text(value: &Value, name: &str) -> Option<String> {
 
 /// Somebody else's text in one line of at most 400 characters, queries of URLs and tokens taken out.
 pub(super) fn presentable(text: &str) -> String {
+    let line = one_line(text);
+    if line.chars().count() <= SHOW_AT_MOST { line } else { line.chars().take(SHOW_AT_MOST).chain(['…']).collect() }
+}
+
+/// Somebody else's text in one line, without control characters, queries of URLs, tokens and other secrets.
+pub(super) fn one_line(text: &str) -> String {
     let mut words = Vec::new();
     let mut follows_bearer = false;
-    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
+    for word in
+        text.split(|c: char| c.is_whitespace() || c.is_control() || is_unseen(c)).filter(|word| !word.is_empty())
+    {
         let shown = if follows_bearer || word.contains("eyJ") {
             "…"
         } else if word.contains("://") || word.contains("sig=") {
@@ -105,8 +115,12 @@ pub(super) fn presentable(text: &str) -> String {
         follows_bearer = word.eq_ignore_ascii_case("bearer");
         words.push(shown);
     }
-    let line = words.join(" ");
-    if line.chars().count() <= SHOW_AT_MOST { line } else { line.chars().take(SHOW_AT_MOST).chain(['…']).collect() }
+    redact(&words.join(" ")).into_owned()
+}
+
+/// Marks that turn text around or hide in it: they have no place in a terminal or a log.
+const fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -7,6 +7,15 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::domain::{
+    event::{Class, EndName},
+    step::{Kind, Step},
+};
+
+/// All ends of jobs.
+const ENDS: [EndName; 5] =
+    [EndName::Completed, EndName::Failed, EndName::Cancelled, EndName::TimedOut, EndName::DeadLettered];
+
 /// Declares the values that a label may have.
 macro_rules! label {
     ($(#[$doc:meta])* pub enum $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -29,44 +38,6 @@ macro_rules! label {
             }
         }
     };
-}
-
-label! {
-    /// Kinds of jobs.
-    pub enum JobKind {
-        /// Create, upload, commit, poll, download.
-        Submission = "submission",
-        /// A package to an existing submission.
-        Upload = "upload",
-        /// An existing submission watched to its end.
-        StatusPoll = "status-poll",
-        /// A shipping label.
-        ShippingLabel = "shipping-label",
-        /// Replies to reviews.
-        ReviewResponse = "review-response",
-        /// Store collections and purchases.
-        Entitlement = "entitlement",
-        /// Pre-production signing.
-        Preproduction = "preproduction",
-    }
-}
-
-label! {
-    /// Ends of jobs.
-    pub enum End {
-        /// All was done.
-        Completed = "completed",
-        /// The service or our preflight said no.
-        Failed = "failed",
-        /// Somebody wished it.
-        Cancelled = "cancelled",
-        /// The deadline passed.
-        TimedOut = "timed-out",
-        /// A person must decide, or poison.
-        DeadLettered = "dead-lettered",
-        /// The message never became a job.
-        Refused = "refused",
-    }
 }
 
 label! {
@@ -131,6 +102,7 @@ pub struct Metrics {
     registry: Registry,
     jobs_ended: IntCounterVec,
     steps_done: IntCounterVec,
+    refused: IntCounterVec,
     calls: IntCounterVec,
     call_seconds: HistogramVec,
     throttle_wait: Histogram,
@@ -180,6 +152,7 @@ impl Metrics {
         let metrics = Self {
             jobs_ended: counters("longshore_jobs_ended_total", "Jobs that ended.", &["kind", "end"])?,
             steps_done: counters("longshore_steps_done_total", "Steps that were finished.", &["step"])?,
+            refused: counters("longshore_messages_refused_total", "Messages that never became a job.", &["class"])?,
             calls: counters("longshore_calls_total", "Calls to the service.", &["operation", "class"])?,
             token_requests: counters(
                 "longshore_token_requests_total",
@@ -213,8 +186,17 @@ impl Metrics {
         for direction in Direction::ALL {
             self.transfer_bytes.with_label_values(&[direction.label()]);
         }
-        for end in End::ALL {
-            self.jobs_ended.with_label_values(&[JobKind::Submission.label(), end.label()]);
+        for kind in Kind::ALL {
+            for end in ENDS {
+                self.jobs_ended.with_label_values(&[kind.name(), end.event().as_str()]);
+            }
+        }
+        for step in Step::ALL {
+            self.steps_done.with_label_values(&[step.name()]);
+        }
+        self.stuck.with_label_values(&[Step::Poll.name()]);
+        for class in [Class::Undecodable, Class::OtherContent] {
+            self.refused.with_label_values(&[class.as_str()]);
         }
         for state in ["waiting", "parked", "held"] {
             self.queue_length.with_label_values(&[state]);
@@ -222,13 +204,18 @@ impl Metrics {
     }
 
     /// A job ended.
-    pub fn job_ended(&self, kind: JobKind, end: End) {
-        self.jobs_ended.with_label_values(&[kind.label(), end.label()]).inc();
+    pub fn job_ended(&self, kind: Kind, end: EndName) {
+        self.jobs_ended.with_label_values(&[kind.name(), end.event().as_str()]).inc();
     }
 
-    /// A step was finished. `step` is the name of a step, one of a closed set.
-    pub fn step_done(&self, step: &'static str) {
-        self.steps_done.with_label_values(&[step]).inc();
+    /// A step was finished.
+    pub fn step_done(&self, step: Step) {
+        self.steps_done.with_label_values(&[step.name()]).inc();
+    }
+
+    /// A message never became a job, or brought other content under a job's id.
+    pub fn refused(&self, class: Class) {
+        self.refused.with_label_values(&[class.as_str()]).inc();
     }
 
     /// A call ended. `operation` is [`crate::domain::service::Request::operation`], one of a closed set.
@@ -262,9 +249,9 @@ impl Metrics {
         self.takeovers.inc();
     }
 
-    /// A step exceeded its usual time. `step` is the name of a step, one of a closed set.
-    pub fn stuck(&self, step: &'static str) {
-        self.stuck.with_label_values(&[step]).inc();
+    /// A step exceeded its usual time.
+    pub fn stuck(&self, step: Step) {
+        self.stuck.with_label_values(&[step.name()]).inc();
     }
 
     /// Events were announced.
@@ -286,6 +273,12 @@ impl Metrics {
         }
     }
 
+    /// The names of all metrics that have been declared and have a value.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.registry.gather().iter().map(|family| family.name().to_owned()).collect()
+    }
+
     /// All metrics in the text format of Prometheus, version 0.0.4.
     ///
     /// # Errors
@@ -304,8 +297,6 @@ mod tests {
     #[test]
     fn every_metric_is_listed_with_its_labels() {
         let metrics = Metrics::new().unwrap();
-        metrics.step_done("create-product");
-        metrics.stuck("poll");
         metrics.call("createProduct", CallClass::Ok, Duration::from_millis(300));
         let list: Vec<String> = metrics
             .registry
@@ -328,7 +319,7 @@ mod tests {
     #[test]
     fn what_is_counted_shows_in_the_text() {
         let metrics = Metrics::new().unwrap();
-        metrics.job_ended(JobKind::Submission, End::Completed);
+        metrics.job_ended(Kind::Submission, EndName::Completed);
         metrics.throttled(Duration::from_secs(40));
         metrics.transferred(Direction::Upload, 4_194_304);
         metrics.queue(Duration::from_secs(7), 1, 2, 3);

@@ -3,14 +3,16 @@
 //! Nothing secret passes: whatever looks like a signature, a token or a password is replaced at the sink, as the last
 //! guard behind types that do not show their secrets. Labels of metrics are closed sets, never an id.
 
+mod health;
 mod log;
 mod metrics;
 mod redact;
 mod server;
 
 pub use self::{
+    health::{Health, HomeSays},
     log::{Line, Lines, Looks, StartError, start, visible},
-    metrics::{CallClass, Direction, End, JobKind, LookOutcome, Metrics, TokenOutcome},
+    metrics::{CallClass, Direction, LookOutcome, Metrics, TokenOutcome},
     redact::redact,
-    server::{Readiness, Server},
+    server::Server,
 };

@@ -1,14 +1,6 @@
 //! `GET /livez`, `/readyz` and `/metrics`: for probes and scrapers, on an address of the operator's choice.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -20,30 +12,13 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::Metrics;
+use super::{health::Health, metrics::Metrics};
 
 /// How long open connections may keep the server from ending.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The content type of the text format; scrapers refuse an unknown one.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
-
-/// Is the worker taking work? Off until it says so, and again when it stops.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    /// Says whether work is taken.
-    pub fn set(&self, is_ready: bool) {
-        self.0.store(is_ready, Ordering::Release);
-    }
-
-    /// Is work taken?
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 /// The server, bound but not yet answering.
 #[derive(Debug)]
@@ -55,7 +30,7 @@ pub struct Server {
 
 #[derive(Debug, Clone)]
 struct Served {
-    readiness: Readiness,
+    health: Health,
     metrics: Metrics,
 }
 
@@ -64,10 +39,10 @@ impl Server {
     ///
     /// # Errors
     /// The address is taken, or not ours.
-    pub async fn bind(address: SocketAddr, readiness: Readiness, metrics: Metrics) -> io::Result<Self> {
+    pub async fn bind(address: SocketAddr, health: Health, metrics: Metrics) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, state: Served { readiness, metrics } })
+        Ok(Self { listener, address, state: Served { health, metrics } })
     }
 
     /// Where it answers.
@@ -82,7 +57,7 @@ impl Server {
     /// The system's, when the listener itself fails.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let routes = Router::new()
-            .route("/livez", get(async || "alive\n"))
+            .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self.state);
@@ -99,11 +74,18 @@ impl Server {
     }
 }
 
+async fn livez(State(served): State<Served>) -> Response {
+    probed(served.health.live(), "alive\n")
+}
+
 async fn readyz(State(served): State<Served>) -> Response {
-    if served.readiness.is_ready() {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    probed(served.health.ready(), "ready\n")
+}
+
+fn probed(answer: Result<(), String>, well: &'static str) -> Response {
+    match answer {
+        Ok(()) => well.into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 
@@ -127,6 +109,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::telemetry::HomeSays;
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -139,9 +122,9 @@ mod tests {
 
     #[tokio::test]
     async fn probes_and_scrapers_are_answered_until_the_server_is_stopped() {
-        let readiness = Readiness::default();
+        let health = Health::default();
         let metrics = Metrics::new().unwrap();
-        let server = Server::bind(([127, 0, 0, 1], 0).into(), readiness.clone(), metrics.clone()).await.unwrap();
+        let server = Server::bind(([127, 0, 0, 1], 0).into(), health.clone(), metrics.clone()).await.unwrap();
         let address = server.address();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -149,8 +132,11 @@ mod tests {
 
         assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200 "));
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503 "));
-        readiness.set(true);
+        health.set_taking(true);
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
+        health.home(HomeSays::Ended("the writer has ended".to_owned()));
+        assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 503 "));
+        assert!(ask(address, "/readyz").await.contains("the writer has ended"));
         metrics.ticket_parked();
         let answer = ask(address, "/metrics").await;
         assert!(answer.contains("content-type: text/plain; version=0.0.4\r\n"), "{answer}");

@@ -23,6 +23,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     Settings,
+    pace::within,
     sas::Sas,
     trouble::{Action, Trouble},
 };
@@ -33,7 +34,7 @@ pub(super) const VERSION: &str = "2021-12-02";
 /// Bytes of a body handed to the connection at once.
 const SLICE: usize = 64 << 10;
 /// Bytes of an error's body that are read.
-const MAX_ERROR_BODY: usize = 64 << 10;
+pub(super) const MAX_ERROR_BODY: usize = 64 << 10;
 /// Bytes of a block list that are read: 150,000 blocks of at most 200 bytes.
 const MAX_LIST_BODY: usize = 32 << 20;
 
@@ -99,13 +100,13 @@ pub(super) async fn send(
         sending = sending.header(*name, *value);
     }
     if let Some(length) = length {
-        sending = sending.header(CONTENT_LENGTH, length).body(body(request.payload, &counter).await?);
+        sending = sending.header(CONTENT_LENGTH, length).body(body(request.payload, settings, &counter).await?);
     }
     let answer = watched(sending.send(), settings, length.unwrap_or(0), &counter, moved, what).await?;
     let status = answer.status();
     let headers = answer.headers().clone();
     let most = if status.is_success() { MAX_LIST_BODY } else { MAX_ERROR_BODY };
-    let text = if is_head { Some(String::new()) } else { text(answer, most, settings.request_timeout).await };
+    let text = if is_head { Some(String::new()) } else { text(answer, most, settings).await };
     match (status.is_success(), text) {
         (true, Some(body)) => Ok(Answer { headers, body }),
         (true, None) => {
@@ -115,7 +116,7 @@ pub(super) async fn send(
     }
 }
 
-async fn body(payload: Payload, counter: &Arc<AtomicU64>) -> Result<Body, Trouble> {
+async fn body(payload: Payload, settings: &Settings, counter: &Arc<AtomicU64>) -> Result<Body, Trouble> {
     let counter = Arc::clone(counter);
     let count = move |bytes: &Bytes| {
         counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -133,9 +134,8 @@ async fn body(payload: Payload, counter: &Arc<AtomicU64>) -> Result<Body, Troubl
             }))
         }
         Payload::File(path, size) => {
-            let file = tokio::fs::File::open(&path).await.map_err(|error| {
-                Trouble::unanswered(Kind::LocalIo, format!("cannot read {}: {error}", path.display()))
-            })?;
+            let opening = within(settings.file_timeout, &path, "read", tokio::fs::File::open(&path));
+            let file = opening.await.map_err(|failure| Trouble::unanswered(Kind::LocalIo, failure.to_string()))?;
             Body::wrap_stream(ReaderStream::with_capacity(file.take(size), 4 * SLICE).inspect(move |slice| {
                 if let Ok(bytes) = slice {
                     count(bytes);
@@ -155,7 +155,7 @@ async fn watched(
     what: &'static str,
 ) -> Result<Response, Trouble> {
     let late = |why: &str| Trouble::unanswered(Kind::Timeout, format!("{what}: {why}"));
-    let step = (settings.idle_timeout / 16).clamp(Duration::from_millis(10), Duration::from_secs(1));
+    let step = (settings.stall_timeout / 16).clamp(Duration::from_millis(10), Duration::from_secs(1));
     let mut ticks = interval(step);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gone = 0;
@@ -171,7 +171,7 @@ async fn watched(
                 still = if now == gone { still.saturating_add(step) } else { Duration::ZERO };
                 gone = now;
                 moved(now);
-                if now < length && still > settings.idle_timeout {
+                if now < length && still > settings.stall_timeout {
                     return Err(late("no byte moved for too long"));
                 }
             }
@@ -189,11 +189,16 @@ fn unsent(what: &str, error: &reqwest::Error) -> Trouble {
     }
 }
 
-/// A body as text, cut at `most` bytes; `None` when it broke off.
-async fn text(mut answer: Response, most: usize, patience: Duration) -> Option<String> {
+/// A body as text, cut at `most` bytes; `None` when it broke off, stood still, or was slower than the slowest rate.
+pub(super) async fn text(answer: Response, most: usize, settings: &Settings) -> Option<String> {
+    let whole = settings.timeout(u64::try_from(most).unwrap_or(u64::MAX));
+    timeout(whole, pieces(answer, most, settings.idle_timeout)).await.ok().flatten()
+}
+
+async fn pieces(mut answer: Response, most: usize, idle: Duration) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
-        match timeout(patience, answer.chunk()).await {
+        match timeout(idle, answer.chunk()).await {
             Ok(Ok(Some(chunk))) => {
                 let room = most.saturating_sub(bytes.len());
                 bytes.extend_from_slice(chunk.get(..chunk.len().min(room)).unwrap_or_default());

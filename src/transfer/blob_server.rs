@@ -409,3 +409,31 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
         })
         .collect()
 }
+
+/// The same caller, whose time is up at an instant.
+pub(crate) struct Until {
+    pub(crate) caller: Caller,
+    pub(crate) ends: std::time::Instant,
+}
+
+impl Hooks for Until {
+    async fn fresh_url(&self) -> Result<SignedUrl, Failure> {
+        self.caller.fresh_url().await
+    }
+
+    async fn may_replace(&self) -> bool {
+        self.caller.may_replace().await
+    }
+
+    fn out_of_time(&self) -> bool {
+        crate::clock::monotonic() >= self.ends
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        self.caller.progress(done, total);
+    }
+
+    fn chance(&self) -> f64 {
+        0.5
+    }
+}

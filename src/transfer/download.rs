@@ -7,8 +7,9 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{ErrorKind, Seek, SeekFrom},
+    io::{ErrorKind, SeekFrom},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,18 +23,20 @@ use tokio::{
 };
 
 use super::{
-    Hooks, Settings, blob, blocking, disk, permanent,
+    Hooks, Settings, blob, disk,
+    pace::{Pace, limited, within},
+    permanent,
     renewal::Renewal,
     sink::is_plain_name,
     transient,
     trouble::{self, Action, Trouble},
 };
 use crate::domain::{
-    failure::{Failure, Kind},
+    failure::{Cause, Failure, Kind},
     ids::Sha256,
 };
 
-/// Bytes written between two looks at the clock of the caller.
+/// Bytes written between two words about progress.
 const STRIDE: u64 = 1 << 20;
 
 /// What is wanted, and where.
@@ -72,7 +75,54 @@ pub struct Downloaded {
     pub was_there: bool,
 }
 
-/// Fetches the file behind the hooks' URL into its place.
+/// How a fetch ended.
+#[derive(Debug)]
+pub enum Fetched {
+    /// All bytes are on the disk, beside their place.
+    Ready(Ready),
+    /// Stopped because the time was up; a later call goes on.
+    Paused {
+        /// Bytes that are on the disk.
+        done: u64,
+    },
+}
+
+/// A file that is whole and has not got its name yet; nobody else works on it while this value lives.
+#[derive(Debug)]
+pub struct Ready {
+    part: Part,
+    wanted: Wanted,
+    size: u64,
+    patience: Duration,
+}
+
+impl Ready {
+    /// Its length.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Gives the file its name when `check` finds nothing against its bytes; blocking work off this thread.
+    ///
+    /// # Errors
+    /// As [`download`]. What `check` says; after a permanent refusal the bytes lie beside the place as `NAME.rejected`, and
+    /// the message says so.
+    pub async fn place<T: Send + 'static>(
+        self,
+        check: impl FnOnce(&Path, &Pace) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<(Downloaded, T), Failure> {
+        let Self { part, wanted, size, patience } = self;
+        let target = wanted.target.clone();
+        limited(patience, &target, move |pace| {
+            let checked = part.checked(check(&part.paths.part, pace))?;
+            part.place(&wanted, size, pace).map(|placed| (placed, checked))
+        })
+        .await
+    }
+}
+
+/// Fetches the file behind the hooks' URL into its place, unchecked.
 ///
 /// # Errors
 /// Transient: tries spent, our disk, another process at the same file. Permanent: refused by the service, URL stays
@@ -86,18 +136,37 @@ pub async fn download<H: Hooks>(
     wanted: &Wanted,
     hooks: &H,
 ) -> Result<Outcome, Failure> {
+    match fetch(http, settings, wanted, hooks).await? {
+        Fetched::Ready(ready) => ready.place(|_, _| Ok(())).await.map(|(file, ())| Outcome::Downloaded(file)),
+        Fetched::Paused { done } => Ok(Outcome::Paused { done }),
+    }
+}
+
+/// Fetches the file behind the hooks' URL to where it can be looked at before it gets its name.
+///
+/// # Errors
+/// As [`download`].
+///
+/// # Cancel safety
+/// As [`download`].
+pub async fn fetch<H: Hooks>(
+    http: &reqwest::Client,
+    settings: &Settings,
+    wanted: &Wanted,
+    hooks: &H,
+) -> Result<Fetched, Failure> {
     let paths = Paths::of(&wanted.target)?;
     let part = {
-        let paths = paths.clone();
-        blocking(move || Part::open(&paths)).await?
+        let of = paths.clone();
+        limited(settings.file_timeout, &paths.part, move |_| Part::open(&of)).await?
     };
     let mut session = Session { http, settings, wanted, hooks, renewal: Renewal::begin(settings, hooks).await?, part };
     let Some(size) = session.run().await? else {
-        return Ok(Outcome::Paused { done: session.part.done });
+        return Ok(Fetched::Paused { done: session.part.done });
     };
     hooks.progress(size, size);
-    let (part, wanted) = (session.part, wanted.clone());
-    blocking(move || part.place(&wanted, size)).await.map(Outcome::Downloaded)
+    let patience = settings.file_timeout;
+    Ok(Fetched::Ready(Ready { part: session.part, wanted: wanted.clone(), size, patience }))
 }
 
 #[derive(Debug, Clone)]
@@ -105,6 +174,7 @@ struct Paths {
     folder: PathBuf,
     part: PathBuf,
     etag: PathBuf,
+    rejected: PathBuf,
 }
 
 impl Paths {
@@ -117,14 +187,16 @@ impl Paths {
             folder: folder.to_owned(),
             part: folder.join(format!(".{name}.part")),
             etag: folder.join(format!(".{name}.part.etag")),
+            rejected: folder.join(format!("{name}.rejected")),
         })
     }
 }
 
 /// What is on the disk so far.
+#[derive(Debug, Clone)]
 struct Part {
     paths: Paths,
-    file: File,
+    file: Arc<File>,
     done: u64,
     etag: Option<String>,
 }
@@ -132,7 +204,7 @@ struct Part {
 impl Part {
     fn open(paths: &Paths) -> Result<Self, Failure> {
         let no = |error: &std::io::Error| disk("write", &paths.part, error);
-        let mut file = File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .create(true)
@@ -157,11 +229,10 @@ impl Part {
         }
         let etag = fs::read_to_string(&paths.etag).ok().filter(|etag| is_strong(etag));
         let done = file.metadata().map_err(|error| no(&error))?.len();
-        let mut part = Self { paths: paths.clone(), done, etag, file: file.try_clone().map_err(|e| no(&e))? };
+        let mut part = Self { paths: paths.clone(), done, etag, file: Arc::new(file) };
         if part.etag.is_none() && done > 0 {
             part.restart(None)?;
         }
-        file.seek(SeekFrom::Start(part.done)).map_err(|error| no(&error))?;
         Ok(part)
     }
 
@@ -173,7 +244,6 @@ impl Part {
             Ok(()) | Err(_) => {}
         }
         self.file.set_len(0).map_err(|error| disk("write", &self.paths.part, &error))?;
-        self.file.seek(SeekFrom::Start(0)).map_err(|error| disk("write", &self.paths.part, &error))?;
         self.done = 0;
         self.etag = etag.filter(|etag| is_strong(etag));
         if let Some(etag) = &self.etag {
@@ -183,14 +253,14 @@ impl Part {
     }
 
     /// Hashes, flushes and renames; blocking.
-    fn place(self, wanted: &Wanted, size: u64) -> Result<Downloaded, Failure> {
+    fn place(self, wanted: &Wanted, size: u64, pace: &Pace) -> Result<Downloaded, Failure> {
         let part = &self.paths.part;
         self.file.sync_all().map_err(|error| disk("write", part, &error))?;
-        let sha256 = hash(part)?;
+        let sha256 = hash(part, pace)?;
         let downloaded = |was_there| Downloaded { path: wanted.target.clone(), size, sha256, was_there };
         let is_same = || -> Result<bool, Failure> {
             let length = fs::metadata(&wanted.target).map_err(|error| disk("look at", &wanted.target, &error))?.len();
-            Ok(length == size && hash(&wanted.target)? == sha256)
+            Ok(length == size && hash(&wanted.target, pace)? == sha256)
         };
         if wanted.target.exists() && is_same()? {
             self.forget();
@@ -220,6 +290,16 @@ impl Part {
         self.forget();
         sync_folder(&self.paths.folder);
         Ok(downloaded(false))
+    }
+
+    /// Sets the bytes aside when they were refused for good: a person may want to see them, and a retry begins anew.
+    fn checked<T>(&self, checked: Result<T, Failure>) -> Result<T, Failure> {
+        let Err(Failure::Permanent(cause)) = checked else { return checked };
+        let Paths { part, rejected, .. } = &self.paths;
+        fs::rename(part, rejected).map_err(|error| disk("rename to", rejected, &error))?;
+        self.forget();
+        let (there, now) = (part.display().to_string(), rejected.display().to_string());
+        Err(Failure::Permanent(Cause { message: cause.message.replace(&there, &now), ..cause }))
     }
 
     fn forget(&self) {
@@ -256,8 +336,8 @@ fn sync_folder(folder: &Path) {
     }
 }
 
-fn hash(path: &Path) -> Result<Sha256, Failure> {
-    let mut file = File::open(path).map_err(|error| disk("read", path, &error))?;
+fn hash(path: &Path, pace: &Pace) -> Result<Sha256, Failure> {
+    let mut file = pace.open(path).map_err(|error| disk("read", path, &error))?;
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -351,7 +431,7 @@ impl<H: Hooks> Session<'_, H> {
         let total = match (status, range) {
             (200, _) => {
                 self.renewal.heard(date, true);
-                self.part.restart(etag)?;
+                self.restart(etag).await?;
                 answer.content_length()
             }
             (206, Some((Some(first), total))) if first == asked_from && asked_from > 0 && etag == self.part.etag => {
@@ -360,7 +440,7 @@ impl<H: Hooks> Session<'_, H> {
             }
             (416, Some((None, Some(total)))) if total == asked_from => return Ok(Read::Complete(total)),
             (206 | 416, _) => {
-                self.part.restart(None)?;
+                self.restart(None).await?;
                 return Ok(Read::Broken(Trouble::unanswered(
                     Kind::BadAnswer,
                     format!("{what}: another range than asked"),
@@ -368,10 +448,7 @@ impl<H: Hooks> Session<'_, H> {
             }
             _ => {
                 let headers = answer.headers().clone();
-                let body = match timeout(self.settings.request_timeout, answer.text()).await {
-                    Ok(Ok(text)) if text.len() < 64 << 10 => text,
-                    Ok(_) | Err(_) => String::new(),
-                };
+                let body = blob::text(answer, blob::MAX_ERROR_BODY, self.settings).await.unwrap_or_default();
                 return Ok(Read::Broken(Trouble::read(what, status, &headers, &body)));
             }
         };
@@ -381,6 +458,14 @@ impl<H: Hooks> Session<'_, H> {
         self.receive(answer, total).await
     }
 
+    /// Begins anew, off the thread that others share.
+    async fn restart(&mut self, etag: Option<String>) -> Result<(), Failure> {
+        let mut part = self.part.clone();
+        let restart = move |_: &Pace| part.restart(etag).map(|()| part);
+        self.part = limited(self.settings.file_timeout, &self.part.paths.part, restart).await?;
+        Ok(())
+    }
+
     fn too_large(&self) -> Failure {
         let text =
             format!("the download for {} has more than {} bytes", self.wanted.target.display(), self.wanted.max_bytes);
@@ -388,10 +473,10 @@ impl<H: Hooks> Session<'_, H> {
     }
 
     async fn receive(&mut self, mut answer: Response, total: Option<u64>) -> Result<Read, Failure> {
-        let no = |error: &std::io::Error| disk("write", &self.part.paths.part, error);
-        let file = self.part.file.try_clone().map_err(|error| no(&error))?;
+        let (path, patience) = (&self.part.paths.part, self.settings.file_timeout);
+        let file = self.part.file.try_clone().map_err(|error| disk("write", path, &error))?;
         let mut file = tokio::fs::File::from_std(file);
-        file.seek(SeekFrom::Start(self.part.done)).await.map_err(|error| no(&error))?;
+        within(patience, path, "write", file.seek(SeekFrom::Start(self.part.done))).await?;
         let mut written = self.part.done;
         let mut reported = written;
         let broken = |kind, why: &str| Read::Broken(Trouble::unanswered(kind, format!("Get Blob: {why}")));
@@ -406,16 +491,17 @@ impl<H: Hooks> Session<'_, H> {
             if written > self.wanted.max_bytes || total.is_some_and(|total| written > total) {
                 return Err(self.too_large());
             }
-            file.write_all(&chunk).await.map_err(|error| no(&error))?;
+            within(patience, path, "write", file.write_all(&chunk)).await?;
             if written - reported >= STRIDE {
                 reported = written;
                 self.hooks.progress(written, total.unwrap_or(written));
-                if self.hooks.out_of_time() {
-                    break Read::OutOfTime;
-                }
+            }
+            // Not by bytes: a body that drips ends here, whatever it still promises.
+            if self.hooks.out_of_time() {
+                break Read::OutOfTime;
             }
         };
-        file.flush().await.map_err(|error| no(&error))?;
+        within(patience, path, "write", file.flush()).await?;
         self.part.done = written;
         Ok(ended)
     }

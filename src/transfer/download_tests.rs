@@ -140,3 +140,32 @@ fn ranges_are_read_and_weak_tags_are_not_trusted() {
     assert_eq!(range_of("items 1-2/3"), None);
     assert!(is_strong("\"0x8DE\"") && !is_strong("W/\"0x8DE\"") && !is_strong("\"\"") && !is_strong("\"a\n\""));
 }
+
+#[tokio::test]
+async fn a_file_that_is_refused_never_gets_its_name_and_a_later_call_begins_anew() {
+    let bench = Bench::new(5000).await;
+    let fetched = async || {
+        let Ok(Fetched::Ready(ready)) = fetch(&http(), &settings(), &bench.wanted, &bench.caller).await else {
+            panic!()
+        };
+        ready
+    };
+    let target = bench.wanted.target.clone();
+    let refused = fetched().await.place(move |part, _| {
+        assert!(!target.exists(), "it is looked at before it has its name");
+        Err::<(), _>(permanent(Kind::Verification, format!("{} is another", part.display())))
+    });
+    let failure = refused.await.unwrap_err();
+    let rejected = bench.dir.path().join("signedPackage_1.zip.rejected");
+    assert!(failure.to_string().contains(&rejected.display().to_string()), "{failure}");
+    assert!(!bench.wanted.target.exists());
+    assert_eq!(fs::read(&rejected).unwrap(), bench.content);
+    assert_eq!(fs::read_dir(bench.dir.path()).unwrap().count(), 1, "and nothing else is left");
+
+    // Our own disk's trouble refuses nothing: the bytes stay where a later call finds them.
+    let later = fetched().await.place(|_, _| Err::<(), _>(transient(Kind::LocalIo, "x")));
+    assert!(matches!(later.await, Err(Failure::Transient(_))));
+    let (file, checked) = fetched().await.place(|_, _| Ok(7)).await.unwrap();
+    assert_eq!((file.path.as_path(), checked), (bench.wanted.target.as_path(), 7));
+    assert_eq!(bench.server.store().ranges, ["whole", "whole", "bytes=5000-"]);
+}

@@ -18,8 +18,8 @@ use super::{
     super::{
         Hooks, LocalPackage, Settings,
         blob::{self, Answer, Payload, Request},
-        blocking,
         blocks::Block,
+        pace::{Pace, limited},
         sas::Sas,
         trouble::{self, Action, Trouble},
     },
@@ -132,7 +132,8 @@ impl<H: Hooks> Session<'_, H> {
             Stopped::Trouble(trouble) => trouble,
         };
         self.renewal.heard(trouble.date, false);
-        if trouble.is_busy() {
+        // A line that is too slow for all blocks at once carries one.
+        if trouble.is_busy() || trouble.kind == Kind::Timeout {
             self.lanes = (self.lanes / 2).max(1);
             self.streak = 0;
         }
@@ -185,7 +186,9 @@ async fn try_block<H: Hooks>(put: PutBlock<'_, H>) -> Result<Landed, Stopped> {
     }
     let _buffer = put.buffers.take();
     let (package, offset, length) = (put.package.clone(), put.block.offset, put.block.length);
-    let (bytes, md5) = blocking(move || package.read_block(offset, length)).await.map_err(Stopped::Failed)?;
+    let reading = move |pace: &Pace| package.read_block(offset, length, pace);
+    let read = limited(put.settings.file_timeout, &put.package.path, reading).await;
+    let (bytes, md5) = read.map_err(Stopped::Failed)?;
     let begun = clock::monotonic();
     let request = Request {
         what: "Put Block",

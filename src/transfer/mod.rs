@@ -5,6 +5,7 @@
 //! park. A signed URL is used byte for byte and never shown with its query. Facts about blob storage:
 //! contract/blob-upload.md, sections 2 to 10.
 
+pub mod pace;
 pub mod sas;
 pub mod sink;
 pub mod source;
@@ -23,6 +24,8 @@ pub mod upload;
 
 #[cfg(test)]
 mod blob_server;
+#[cfg(test)]
+mod slow_tests;
 
 use std::{future::Future, time::Duration};
 
@@ -53,12 +56,16 @@ pub struct Settings {
     pub backoff_base: Duration,
     /// Longest backoff. A longer pause asked for by the service ends the transfer as transient, to be parked.
     pub backoff_cap: Duration,
-    /// What a request may take before the first byte of its body counts.
+    /// What a request may take before its size counts.
     pub request_timeout: Duration,
     /// The slowest rate that is not a time-out, in bytes per second.
     pub min_rate: u64,
-    /// A body of which no byte moves for this long is given up.
+    /// An answer of which no byte comes for this long is given up.
     pub idle_timeout: Duration,
+    /// A body of which no byte goes for this long is given up, and sent again.
+    pub stall_timeout: Duration,
+    /// Work on a file that shows no sign of life for this long is left behind.
+    pub file_timeout: Duration,
     /// A signed URL that ends within this time is renewed before the next request.
     pub renew_margin: Duration,
     /// Signed URLs of one transfer that are replaced because the service refused them.
@@ -80,6 +87,8 @@ impl Default for Settings {
             request_timeout: Duration::from_mins(1),
             min_rate: 100 << 10,
             idle_timeout: Duration::from_mins(1),
+            stall_timeout: Duration::from_mins(1),
+            file_timeout: Duration::from_mins(1),
             renew_margin: Duration::from_mins(10),
             max_renewals: 3,
             commit_rounds: 2,
@@ -132,14 +141,6 @@ fn permanent(kind: Kind, message: impl Into<String>) -> Failure {
 
 fn transient(kind: Kind, message: impl Into<String>) -> Failure {
     Failure::Transient(Cause::new(kind, message))
-}
-
-/// Runs blocking work on the blocking pool; a panic there becomes a failure here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(broken) => Err(permanent(Kind::Internal, format!("work on a file broke off: {broken}"))),
-    }
 }
 
 /// What an I/O error on our own disk means: worth another try later, for a disk may be emptied or come back.

@@ -1,7 +1,7 @@
 //! A package on this machine: where it is, how long, and what its bytes hash to.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{ErrorKind, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +10,13 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use md5::{Digest, Md5};
 
-use super::{MAX_PACKAGE, disk, permanent, stamp::Stamp, transient};
+use super::{
+    MAX_PACKAGE, disk,
+    pace::{Pace, PacedFile},
+    permanent,
+    stamp::Stamp,
+    transient,
+};
 use crate::domain::{
     failure::{Failure, Kind},
     ids::Sha256,
@@ -56,8 +62,16 @@ impl LocalPackage {
     /// Permanent, kind `Source`: missing, unreadable, no regular file, empty, longer than `max` or than a package may be,
     /// or changed while it was read. Transient, kind `LocalIo`: the disk failed.
     pub fn measure(path: &Path, max: u64) -> Result<Self, Failure> {
-        let mut file = open(path)?;
-        let before = file.metadata().map_err(|error| disk("look at", path, &error))?;
+        Self::measure_paced(path, max, &Pace::default())
+    }
+
+    /// The same at somebody's pace.
+    ///
+    /// # Errors
+    /// As [`Self::measure`].
+    pub fn measure_paced(path: &Path, max: u64, pace: &Pace) -> Result<Self, Failure> {
+        let mut file = open(path, pace)?;
+        let before = look_at(&file, path)?;
         let max = max.min(MAX_PACKAGE);
         if before.len() == 0 {
             return Err(permanent(Kind::Source, format!("the package {} is empty", path.display())));
@@ -85,13 +99,13 @@ impl LocalPackage {
     ///
     /// # Errors
     /// Permanent, kind `Source`, "the source changed"; transient when the disk failed.
-    pub fn recheck(&self) -> Result<(), Failure> {
-        let mut file = open(&self.path)?;
+    pub fn recheck(&self, pace: &Pace) -> Result<(), Failure> {
+        let mut file = open(&self.path, pace)?;
         self.recheck_open(&mut file).map(|_| ())
     }
 
     /// The same on an open file; returns its metadata.
-    fn recheck_open(&self, file: &mut File) -> Result<Stamp, Failure> {
+    fn recheck_open(&self, file: &mut PacedFile) -> Result<Stamp, Failure> {
         let now = Stamp::of(&look_at(file, &self.path)?);
         if now.length() != self.size {
             return Err(changed(&self.path));
@@ -118,12 +132,12 @@ impl LocalPackage {
     ///
     /// # Errors
     /// Permanent, kind `Source`, when the file has changed; transient when the disk failed.
-    pub(super) fn read_block(&self, offset: u64, length: u64) -> Result<(Vec<u8>, String), Failure> {
+    pub(super) fn read_block(&self, offset: u64, length: u64, pace: &Pace) -> Result<(Vec<u8>, String), Failure> {
         let length = usize::try_from(length).map_err(|_| permanent(Kind::Internal, "a block exceeds memory"))?;
         let mut bytes = vec![0; length];
         // Read again when somebody touched the file meanwhile: what was read in between may have been anything.
         for _ in 0..3 {
-            let mut file = open(&self.path)?;
+            let mut file = open(&self.path, pace)?;
             let stamp = Stamp::of(&look_at(&file, &self.path)?);
             file.seek(SeekFrom::Start(offset)).map_err(|error| disk("read", &self.path, &error))?;
             match file.read_exact(&mut bytes) {
@@ -140,33 +154,27 @@ impl LocalPackage {
     }
 }
 
-fn look_at(file: &File, path: &Path) -> Result<fs::Metadata, Failure> {
-    file.metadata().map_err(|error| disk("look at", path, &error))
+fn look_at(file: &PacedFile, path: &Path) -> Result<fs::Metadata, Failure> {
+    file.inner().metadata().map_err(|error| disk("look at", path, &error))
 }
 
 fn changed(path: &Path) -> Failure {
     permanent(Kind::Source, format!("the source changed: {}", path.display()))
 }
 
-/// Opens a regular file; a pipe or a device is never opened, for that could wait for ever.
-pub(super) fn open(path: &Path) -> Result<File, Failure> {
-    let refuse = |error: &std::io::Error| {
+fn open(path: &Path, pace: &Pace) -> Result<PacedFile, Failure> {
+    pace.open(path).map_err(|error| {
         let text = format!("cannot read the package {}: {error}", path.display());
         let is_final = matches!(
             error.kind(),
             ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidInput
         );
         if is_final { permanent(Kind::Source, text) } else { transient(Kind::LocalIo, text) }
-    };
-    let found = fs::metadata(path).map_err(|error| refuse(&error))?;
-    if !found.is_file() {
-        return Err(permanent(Kind::Source, format!("the package {} is not a file", path.display())));
-    }
-    File::open(path).map_err(|error| refuse(&error))
+    })
 }
 
 /// SHA-256, MD5 and length of at most `most` bytes and one more.
-fn hashes(file: &mut File, most: u64) -> std::io::Result<(Sha256, String, u64)> {
+fn hashes(file: &mut PacedFile, most: u64) -> std::io::Result<(Sha256, String, u64)> {
     let mut sha256 = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut md5 = Md5::new();
     let mut buffer = vec![0; STRIDE];
@@ -203,6 +211,8 @@ pub(super) fn md5_of(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
@@ -222,17 +232,17 @@ mod tests {
         let package = LocalPackage::measure(&path, MAX_PACKAGE).unwrap();
         assert_eq!((package.size, package.md5.as_str()), (5, "XUFAKrxLKna5cZ2REBfFkg=="));
         assert_eq!(package.sha256, Sha256::of(b"hello"));
-        package.recheck().unwrap();
+        package.recheck(&Pace::default()).unwrap();
 
         let later = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
         File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
-        package.recheck().unwrap();
+        package.recheck(&Pace::default()).unwrap();
         fs::write(&path, b"hellO").unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
-        assert!(package.recheck().unwrap_err().to_string().contains("the source changed"));
+        assert!(package.recheck(&Pace::default()).unwrap_err().to_string().contains("the source changed"));
         fs::write(&path, b"hell").unwrap();
-        assert!(package.recheck().is_err());
-        assert!(package.read_block(3, 2).unwrap_err().to_string().contains("the source changed"));
+        assert!(package.recheck(&Pace::default()).is_err());
+        assert!(package.read_block(3, 2, &Pace::default()).unwrap_err().to_string().contains("the source changed"));
     }
 
     #[test]
@@ -242,14 +252,14 @@ mod tests {
         fs::write(&path, b"hello").unwrap();
         let made = fs::metadata(&path).unwrap().modified().unwrap();
         let package = LocalPackage::measure(&path, MAX_PACKAGE).unwrap();
-        assert_eq!(package.read_block(0, 5).unwrap().0, b"hello");
+        assert_eq!(package.read_block(0, 5, &Pace::default()).unwrap().0, b"hello");
         // Of the same length and the same modification time, as reproducible builds make it, and a moment later.
         fs::write(&path, b"jello").unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(made).unwrap();
-        assert!(package.read_block(0, 5).unwrap_err().to_string().contains("the source changed"));
+        assert!(package.read_block(0, 5, &Pace::default()).unwrap_err().to_string().contains("the source changed"));
         // Put back: its bytes are those of the hash again, whatever its times say.
         fs::write(&path, b"hello").unwrap();
-        assert_eq!(package.read_block(0, 5).unwrap().0, b"hello");
+        assert_eq!(package.read_block(0, 5, &Pace::default()).unwrap().0, b"hello");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    io::{self, ErrorKind},
     path::{Component, Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use super::{disk, permanent};
@@ -19,36 +21,37 @@ impl SinkRules {
     /// The file that a download into `folder_url` gets; the folder is made when it is missing. Blocking.
     ///
     /// # Errors
-    /// Permanent, kind `Sink`: no `file:` URL, outside the roots, or a name that is more than a name. Transient, kind
-    /// `LocalIo`: the folder cannot be made.
+    /// Permanent, kind `Sink`: no `file:` URL, outside the roots, a name that is more than a name, a file in the folder's
+    /// place, or a folder that cannot be made. Transient, kind `LocalIo`: the disk is full or fails.
     pub fn resolve(&self, folder_url: &str, file_name: &str) -> Result<PathBuf, Failure> {
         if !is_plain_name(file_name) {
             return Err(refuse(format!("{file_name:?} is no file name")));
         }
-        let folder = file_path(folder_url).map_err(|why| refuse(format!("the sink cannot be written: {why}")))?;
-        let existing = folder.ancestors().find(|part| part.exists());
-        let Some(existing) = existing else {
-            return Err(refuse(format!("the sink {} cannot be written: no part of it exists", folder.display())));
-        };
+        let folder = folder_of(folder_url)?;
+        let existing = existing(&folder)?;
         self.check(existing, &folder)?;
-        fs::create_dir_all(&folder).map_err(|error| disk("make the folder", &folder, &error))?;
+        fs::create_dir_all(&folder).map_err(|error| not_made(&folder, &error))?;
         let folder = self.check(&folder, &folder)?;
         Ok(folder.join(file_name))
     }
 
-    /// May downloads be written into `folder_url`? Makes nothing. Blocking.
+    /// May downloads be written into `folder_url`? Leaves nothing behind; a folder that is missing is tried by another
+    /// one beside it, for an instant. Blocking.
     ///
     /// # Errors
     /// As [`Self::resolve`].
     pub fn permit(&self, folder_url: &str) -> Result<(), Failure> {
-        let folder = file_path(folder_url).map_err(|why| refuse(format!("the sink cannot be written: {why}")))?;
-        let Some(existing) = folder.ancestors().find(|part| part.exists()) else {
-            return Err(refuse(format!("the sink {} cannot be written: no part of it exists", folder.display())));
-        };
-        if !existing.is_dir() {
-            return Err(refuse(format!("the sink {} cannot be written: it is no folder", existing.display())));
+        static TRIED: AtomicU32 = AtomicU32::new(0);
+        let folder = folder_of(folder_url)?;
+        let existing = existing(&folder)?;
+        let real = self.check(existing, &folder)?;
+        if existing == folder {
+            return Ok(());
         }
-        self.check(existing, &folder).map(|_| ())
+        let number = TRIED.fetch_add(1, Ordering::Relaxed);
+        let trial = real.join(format!(".longshore-{}-{number}", std::process::id()));
+        fs::create_dir(&trial).map_err(|error| not_made(&folder, &error))?;
+        fs::remove_dir(&trial).map_err(|error| disk("remove the folder", &trial, &error))
     }
 
     /// The true place of `existing`, which must be below a root, or above `folder`, itself below one.
@@ -68,6 +71,39 @@ impl SinkRules {
             Err(refuse(format!("the sink {} is outside the sinks' roots", folder.display())))
         }
     }
+}
+
+/// The folder behind the URL, without the slash at its end: a file's path with one is no path of anything.
+fn folder_of(url: &str) -> Result<PathBuf, Failure> {
+    let folder = file_path(url).map_err(|why| refuse(format!("the sink cannot be written: {why}")))?;
+    // `..` stays: it is for the roots to judge.
+    Ok(folder.components().collect())
+}
+
+/// The deepest part of it that exists: a folder, or nothing can be put there.
+fn existing(folder: &Path) -> Result<&Path, Failure> {
+    let cannot = |part: &Path, why: &str| refuse(format!("the sink {} cannot be written: {why}", part.display()));
+    match folder.ancestors().find(|part| part.exists()) {
+        Some(part) if part.is_dir() => Ok(part),
+        Some(part) => Err(cannot(part, "it is no folder")),
+        None => Err(cannot(folder, "no part of it exists")),
+    }
+}
+
+/// A folder that cannot be made will not be made by waiting, but for the want of room.
+fn not_made(folder: &Path, error: &io::Error) -> Failure {
+    let is_for_good = matches!(
+        error.kind(),
+        ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+    );
+    if is_for_good {
+        return refuse(format!("the sink {} cannot be written: its folder cannot be made: {error}", folder.display()));
+    }
+    disk("make the folder", folder, error)
 }
 
 fn refuse(message: String) -> Failure {
@@ -136,6 +172,40 @@ mod tests {
         assert!(!dir.path().join("out").exists());
         for bad in ["https://h/x", "out", "", "file:out"] {
             assert!(rules.resolve(bad, "x.zip").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_folder_is_refused_with_or_without_a_slash_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("out");
+        fs::write(&file, "mine").unwrap();
+        for url in [url_of(&file), format!("{}/", url_of(&file)), url_of(&file.join("new"))] {
+            for failure in [SinkRules::default().permit(&url), SinkRules::default().resolve(&url, "x.zip").map(drop)] {
+                let failure = failure.unwrap_err();
+                assert!(matches!(&failure, Failure::Permanent(cause) if cause.kind == Kind::Sink), "{failure:?}");
+                assert!(failure.to_string().contains("it is no folder"), "{url}: {failure}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_folder_is_tried_and_nothing_is_left_of_the_trial() {
+        let dir = tempfile::tempdir().unwrap();
+        SinkRules::default().permit(&url_of(&dir.path().join("a/b"))).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_nobody_can_make_is_refused() {
+        for failure in [
+            SinkRules::default().permit("file:///proc/nowhere/"),
+            SinkRules::default().resolve("file:///proc/nowhere/", "x.zip").map(drop),
+        ] {
+            let failure = failure.unwrap_err();
+            assert!(matches!(&failure, Failure::Permanent(cause) if cause.kind == Kind::Sink), "{failure:?}");
+            assert!(failure.to_string().contains("/proc/nowhere cannot be written"), "{failure}");
         }
     }
 

@@ -20,13 +20,14 @@ use reqwest::{
     header::LOCATION,
 };
 use tokio::{
-    fs::File,
+    fs::OpenOptions,
     io::{AsyncWriteExt, BufWriter},
     time::timeout,
 };
 
 use super::{
-    LocalPackage, blocking, disk,
+    LocalPackage,
+    pace::{Pace, limited, within},
     package_file::Spool,
     permanent,
     sas::{decoded, is_loopback},
@@ -143,11 +144,34 @@ pub struct Limits {
     pub answer: Duration,
     /// Without a byte.
     pub idle: Duration,
+    /// Without a sign of life of a file.
+    pub file: Duration,
+    /// For everything.
+    pub whole: Duration,
+    /// Bytes per second on the average, beyond the time until an answer: what is slower is given up. Ends what drips.
+    pub least_rate: u64,
+}
+
+impl Limits {
+    /// Until so many bytes have to be there.
+    fn time_for(&self, bytes: u64) -> Duration {
+        self.answer
+            .saturating_add(self.idle)
+            .saturating_add(Duration::from_secs(bytes.div_ceil(self.least_rate.max(1))))
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: super::MAX_PACKAGE, answer: Duration::from_mins(1), idle: Duration::from_mins(1) }
+        let minute = Duration::from_mins(1);
+        Self {
+            max_bytes: super::MAX_PACKAGE,
+            answer: minute,
+            idle: minute,
+            file: minute,
+            whole: 30 * minute,
+            least_rate: 100 << 10,
+        }
     }
 }
 
@@ -191,14 +215,18 @@ impl Fetcher {
     pub async fn fetch(&self, source_url: &str, spool_dir: &Path, limits: Limits) -> Result<LocalPackage, Failure> {
         if is_file(source_url) {
             let (rules, url) = (Arc::clone(&self.rules), source_url.to_owned());
-            return blocking(move || LocalPackage::measure(&rules.local(&url)?, limits.max_bytes)).await;
+            let path = file_path(source_url).map_err(|why| refuse(format!("the source cannot be read: {why}")))?;
+            let measure = move |pace: &Pace| LocalPackage::measure_paced(&rules.local(&url)?, limits.max_bytes, pace);
+            return limited(limits.file, &path, measure).await;
         }
         let url = self.rules.remote(source_url, None)?;
         let path = spool_dir.join(format!("source-{}{}", clock::uuid_v4(), extension(&url)));
         let answer = self.follow(url, limits).await?;
         let spool = Arc::new(Spool(path.clone()));
         spool_body(answer, &path, limits).await?;
-        let package = blocking(move || LocalPackage::measure(&path, limits.max_bytes)).await?;
+        let spooled = path.clone();
+        let measure = move |pace: &Pace| LocalPackage::measure_paced(&path, limits.max_bytes, pace);
+        let package = limited(limits.file, &spooled, measure).await?;
         Ok(package.spooled(spool))
     }
 
@@ -243,10 +271,20 @@ async fn spool_body(mut answer: reqwest::Response, path: &Path, limits: Limits) 
     if promised.is_some_and(|length| length > limits.max_bytes) {
         return Err(too_large());
     }
-    let file = File::create_new(path).await.map_err(|error| disk("write", path, &error))?;
+    let file = within(limits.file, path, "write", private().open(path)).await?;
     let mut file = BufWriter::with_capacity(256 << 10, file);
     let mut size = 0_u64;
+    let begun = clock::monotonic();
     loop {
+        let elapsed = begun.elapsed();
+        if elapsed > limits.time_for(size) {
+            let text = format!("the source {shown} sends less than {} bytes per second", limits.least_rate);
+            return Err(transient(Kind::Timeout, text));
+        }
+        if elapsed > limits.whole {
+            let text = format!("the source {shown} has not come in {:?}, {size} bytes did", limits.whole);
+            return Err(transient(Kind::Timeout, text));
+        }
         let chunk = match timeout(limits.idle, answer.chunk()).await {
             Err(_) => return Err(transient(Kind::Timeout, format!("the source {shown} sends nothing any more"))),
             Ok(Err(error)) => return Err(unreachable_source(&shown, &error)),
@@ -257,13 +295,22 @@ async fn spool_body(mut answer: reqwest::Response, path: &Path, limits: Limits) 
         if size > limits.max_bytes {
             return Err(too_large());
         }
-        file.write_all(&chunk).await.map_err(|error| disk("write", path, &error))?;
+        within(limits.file, path, "write", file.write_all(&chunk)).await?;
     }
-    file.flush().await.map_err(|error| disk("write", path, &error))?;
+    within(limits.file, path, "write", file.flush()).await?;
     if promised.is_some_and(|length| length != size) {
         return Err(transient(Kind::Disconnected, format!("the source {shown} broke off after {size} bytes")));
     }
     Ok(())
+}
+
+/// A new file that its owner alone can read.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    options
 }
 
 fn unreachable_source(shown: &str, error: &reqwest::Error) -> Failure {

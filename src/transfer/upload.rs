@@ -19,8 +19,8 @@ use super::{
     Hooks, LocalPackage, Settings,
     blob::{self, Answer, Payload, Request},
     block_list::{self, BlockList},
-    blocking,
     blocks::{FIRST_GENERATION, Plan},
+    pace::limited,
     package_file::md5_of,
     permanent,
     renewal::Renewal,
@@ -108,7 +108,7 @@ pub async fn upload<H: Hooks>(
     package: &LocalPackage,
     hooks: &H,
 ) -> Result<Outcome, Failure> {
-    recheck(package).await?;
+    recheck(package, settings).await?;
     let renewal = Renewal::begin(settings, hooks).await?;
     if !renewal.sas().can_write() || !renewal.sas().is_for_one_blob() {
         return Err(permanent(
@@ -145,9 +145,9 @@ pub async fn upload<H: Hooks>(
     }
 }
 
-async fn recheck(package: &LocalPackage) -> Result<(), Failure> {
-    let package = package.clone();
-    blocking(move || package.recheck()).await
+async fn recheck(package: &LocalPackage, settings: &Settings) -> Result<(), Failure> {
+    let checked = package.clone();
+    limited(settings.file_timeout, &package.path, move |pace| checked.recheck(pace)).await
 }
 
 /// Tries of one request.
@@ -310,7 +310,7 @@ impl<H: Hooks> Session<'_, H> {
     }
 
     async fn commit(&mut self) -> Result<Next, Halt> {
-        recheck(self.package).await?;
+        recheck(self.package, self.settings).await?;
         let md5 = self.package.md5.clone();
         match self.put_list(&self.plan.ids(), Some(&md5)).await {
             Ok(_) => Ok(Next::Verify),
@@ -420,7 +420,7 @@ impl<H: Hooks> Session<'_, H> {
                 return Err(Halt::Stop(trouble.clone()));
             }
             tries.had_second_chance = true;
-            recheck(self.package).await?;
+            recheck(self.package, self.settings).await?;
         }
         tries.spent += 1;
         Ok(trouble.backoff(self.settings, tries.spent, self.hooks.chance())?)

@@ -75,6 +75,16 @@ BENDS = {
         "    if is_same_step {\n        return known.clone();\n    }\n",
         "",
     ),
+    "an old permit is not looked at again": (
+        SIM, "src/engine/call.rs",
+        "            if now.saturating_sub(asked) <= FRESH {",
+        "            if now.saturating_sub(asked) <= FRESH || GATE_ASKS > 0 {",
+    ),
+    "a worker forgets its own pauses": (
+        SIM, "src/engine/call.rs",
+        "            self.gates.close(account, self.ports.clock().boot_time().saturating_add(told));\n",
+        "",
+    ),
     "a lost claim gives its ticket back to nobody": (
         SIM, "src/engine/conclude.rs",
         "        self.settlement(Entry::LetGoIfHeld, Vec::new(), Some(ticket))\n    }\n\n    /// The memory does not answer",

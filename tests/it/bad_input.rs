@@ -15,13 +15,17 @@ const CASES: &[Case] = &[
     Case {
         name: "an unknown account",
         edit: |_, job| job["account"] = json!("contosso"),
-        told: &["account", "contosso", "did you mean", "contoso"],
+        told: &["account", "contosso", "configured: contoso (own.toml)", "did you mean \"contoso\"?"],
     },
-    Case { name: "an unknown kind", edit: |_, job| job["kind"] = json!("submision"), told: &["kind", "submision"] },
+    Case {
+        name: "an unknown kind",
+        edit: |_, job| job["kind"] = json!("submision"),
+        told: &["kind", "submision", "did you mean \"submission\"?"],
+    },
     Case {
         name: "an unknown member",
         edit: |_, job| job["spec"]["package"]["souce"] = json!("x"),
-        told: &["spec.package", "souce"],
+        told: &["spec.package", "souce", "did you mean \"source\"?", "jobs are read strictly"],
     },
     Case { name: "a wrong type", edit: |_, job| job["spec"]["commit"] = json!("yes"), told: &["spec.commit"] },
     Case {
@@ -84,6 +88,14 @@ const CASES: &[Case] = &[
         told: &["outside the sinks' roots"],
     },
     Case {
+        name: "a file where the downloads' folder should be",
+        edit: |world, job| {
+            let path = world.path("builds").join("nic-1.cab");
+            job["spec"]["download"]["to"] = json!(url::Url::from_directory_path(path).unwrap());
+        },
+        told: &["the downloads cannot be written there", "nic-1.cab", "it is no folder"],
+    },
+    Case {
         name: "an OS code that attestation does not take",
         edit: |_, job| {
             job["spec"]["product"]["create"]["requestedSignatures"] = json!(["WINDOWS_v100_SERVER_X64_GE_FULL"]);
@@ -105,6 +117,8 @@ fn every_mistake_in_a_job_is_told_with_its_place_and_nothing_is_half_written() {
                 assert!(flat.contains(word), "{}: no {word:?} in {}", case.name, ran.err);
             }
             assert!(ran.err.starts_with("error: ") && ran.err.contains("\n  next "), "{}: {}", case.name, ran.err);
+            let is_misspelt = case.name == "an unknown member";
+            assert_eq!(flat.contains("jobs are read strictly"), is_misspelt, "{}: {}", case.name, ran.err);
             assert!(!ran.err.contains("geheimnis") && !ran.out.contains("geheimnis"), "{}", ran.err);
             let result = ran.json();
             assert_eq!(result["state"], "refused", "{}", case.name);
@@ -130,7 +144,10 @@ fn text_that_is_no_job_is_refused_however_it_is_made() {
     ] {
         let ran = world.run_with(&["submit", "-"], text).ended(2);
         assert!(ran.err.contains(told), "{name}: {}", ran.err);
+        assert!(ran.err.lines().all(|line| line.chars().count() < 200), "{name}: {}", ran.err);
     }
+    let ran = world.run(&["submit", "builds"]).ended(2);
+    assert!(ran.err.contains("it is a folder") && !ran.err.contains("smaller parts"), "{}", ran.err);
     let ran = world.run(&["submit", "no-such-file.json"]).ended(2);
     assert!(ran.err.contains("no-such-file.json") && ran.err.contains("no such file"), "{}", ran.err);
     world.assert_untouched("no jobs");

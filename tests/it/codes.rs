@@ -94,6 +94,22 @@ fn a_file_in_the_way_of_a_download_is_a_local_failure_and_only_the_download_is_r
 }
 
 #[test]
+fn a_file_that_came_into_the_place_of_the_downloads_folder_ends_the_job_at_once() {
+    let world = World::new();
+    world.set("[retry]\nmax_attempts = 100\nbackoff_base = \"10s\"\nbackoff_cap = \"10s\"");
+    let mut job = world.job("nic-1");
+    let folder = world.path("signed").join("nic");
+    job["spec"]["download"]["to"] = json!(url::Url::from_directory_path(&folder).unwrap());
+    world.submit(&job, &[]).ended(0);
+    std::fs::write(&folder, "somebody else's file").unwrap();
+    let result = world.run(&["job", "watch", "nic-1"]).ended(11).json();
+    assert_eq!((&result["state"], &result["error"]["code"]), (&json!("failed"), &json!("local-io")), "{result}");
+    assert!(result["error"]["message"].as_str().unwrap().contains("it is no folder"), "{result}");
+    std::fs::remove_file(&folder).unwrap();
+    world.run(&["job", "retry", "nic-1", "--wait"]).ended(0);
+}
+
+#[test]
 fn a_signed_package_that_is_another_one_does_not_verify() {
     let world = World::new();
     world.fault(always("downloadBlob", FaultKind::ForeignWrite));

@@ -85,18 +85,50 @@ fn a_product_of_somebody_else_is_left_alone_when_a_person_says_create_again() {
     assert_clean(&world, 2);
 }
 
+/// A product has one initial submission: when another stands there, no other can be made, and none is offered.
+#[test]
+fn of_a_products_one_initial_submission_only_what_can_be_done_is_offered() {
+    let world = World::new();
+    world.submit(&world.job("nic-1"), &[]).ended(0);
+    // Its product is made; the request for its submission is never sent, and another home makes one meanwhile.
+    killed_at(&world, "create-submission.after-begin:1");
+    let product = world.run(&["job", "show", "nic-1"]).ended(0).json()["product_id"].clone();
+    let mut job = world.job("theirs");
+    job["spec"]["product"] = json!({ "id": product });
+    let theirs = run_in_another_home(&world, &job)["submission_id"].as_str().unwrap().to_owned();
+
+    let result = world.run(&["job", "watch", "nic-1"]).ended(9).json();
+    assert_eq!(result["error"]["code"], "needs-person", "{result}");
+    let shown = world.run(&["dead-letter", "show", "nic-1", "--output", "table"]).ended(0).out;
+    assert!(shown.contains(&format!("--adopt {theirs} ")), "{shown}");
+    assert!(!shown.contains("--create-again") && shown.contains("a product has one initial submission"), "{shown}");
+
+    let refused = world.run(&["dead-letter", "replay", "nic-1", "--create-again"]).ended(6);
+    let flat = refused.err.split_whitespace().collect::<Vec<_>>().join(" ");
+    for told in ["no other submission can be made for nic-1", "a product has one initial submission"] {
+        assert!(flat.contains(told), "no {told:?} in {}", refused.err);
+    }
+    let letters = world.run(&["dead-letter", "list"]).ended(0).json();
+    assert_eq!(letters["dead_letters"][0]["class"], "needs-person", "it is still for a person: {letters}");
+}
+
 /// A product of the same name and fields, made by a home that knows nothing of this one.
 fn of_another_home(world: &World) -> String {
-    let own = std::fs::read_to_string(world.path("own.toml")).unwrap();
-    std::fs::write(world.path("other.toml"), own.replace("data_dir = \"home\"", "data_dir = \"other-home\"")).unwrap();
     let mut job = world.job("theirs");
     job["spec"]["product"] = world.job("nic-1")["spec"]["product"].clone();
+    run_in_another_home(world, &job)["product_id"].as_str().unwrap().to_owned()
+}
+
+/// What a job came to in a home that knows nothing of this one.
+fn run_in_another_home(world: &World, job: &Value) -> Value {
+    let own = std::fs::read_to_string(world.path("own.toml")).unwrap();
+    std::fs::write(world.path("other.toml"), own.replace("data_dir = \"home\"", "data_dir = \"other-home\"")).unwrap();
     let mut command = world.bare();
     command.args(["--config", "waits.toml", "--config", "other.toml", "submit", "-", "--wait"]);
     command.write_stdin(job.to_string());
     let ran: Ran = world.ran(command).ended(0);
     crate::run_folder::register_home(&world.path("other-home")).unwrap();
-    ran.json()["product_id"].as_str().unwrap().to_owned()
+    ran.json()
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! What `doctor` says of roles, and that it changes nothing.
 
-use longshore::sandbox::{Fault, FaultKind};
+use std::collections::BTreeSet;
+
+use longshore::{
+    embedded::{Embedded, Options},
+    sandbox::{Fault, FaultKind},
+};
 use serde_json::Value;
 
 use crate::world::{Ran, World};
@@ -52,4 +57,27 @@ fn a_service_that_does_not_answer_the_try_is_told_as_such() {
     world.fault(Fault { count: None, ..Fault::next("commitSubmission", FaultKind::Gateway500) });
     let tried = roles(&world.run(&["doctor", "--try-write"]).ended(13));
     assert_eq!(tried[1]["good"], false, "{tried:?}");
+}
+
+#[test]
+fn a_worker_that_works_certain_jobs_only_is_none_that_runs() {
+    let world = World::new();
+    world.run(&["doctor"]).ended(0);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _within = runtime.enter();
+    let home = Embedded::open(Options::new(world.path("home"))).unwrap();
+    let restricted = home.worker().unwrap();
+    restricted.restrict_to(&BTreeSet::new());
+    let running = || {
+        let findings = world.run(&["doctor"]).ended(0).json()["findings"].clone();
+        let home = findings.as_array().unwrap().iter().find(|finding| finding["what"] == "home").unwrap().clone();
+        home["message"].as_str().unwrap().rsplit(" · ").next().unwrap().to_owned()
+    };
+    crate::world::until("it is known as restricted", || {
+        runtime.block_on(home.workers()).unwrap().iter().all(|worker| worker.is_restricted)
+    });
+    assert_eq!(running(), "no worker running");
+    let free = home.worker().unwrap();
+    assert_eq!(running(), "1 worker running");
+    drop((restricted, free));
 }

@@ -15,6 +15,7 @@ fn one_driver_goes_from_its_file_to_a_verified_signed_package() {
     assert_eq!(result["error"], json!(null));
     let path = result["downloads"][0]["path"].as_str().unwrap();
     let bytes = std::fs::read(path).unwrap();
+    assert_eq!(result["downloads"][0]["is_verified"], true, "{result}");
     assert_eq!(result["downloads"][0]["sha256"], longshore::domain::ids::Sha256::of(&bytes).to_string());
     let verdict = world.sandbox.verdict();
     assert_eq!(verdict["clean"], true, "{verdict}");
@@ -44,6 +45,31 @@ fn one_driver_goes_from_its_file_to_a_verified_signed_package() {
     assert_eq!(submissions["submissions"][0]["is_committed"], true);
     let rows = world.run(&["job", "list", "--state", "completed"]).ended(0).json();
     assert_eq!(rows["jobs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_signed_package_that_was_compared_with_nothing_is_told_as_such() {
+    let world = World::new();
+    let signed = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
+    let watch = json!({
+        "id": "nic-1-watch",
+        "kind": "status-poll",
+        "account": "contoso",
+        "spec": {
+            "product": { "id": signed["product_id"] },
+            "submission": { "id": signed["submission_id"] },
+            "download": { "to": url::Url::from_directory_path(world.path("signed").join("more")).unwrap() },
+        },
+    });
+    let ran = world.submit(&watch, &["--wait", "--output", "table"]).ended(0);
+    assert!(!ran.err.contains("verified") && !ran.out.contains("verified"), "{}{}", ran.err, ran.out);
+    assert!(ran.err.contains("not compared: the job brings no package"), "{}", ran.err);
+    let result = world.run(&["job", "watch", "nic-1-watch"]).ended(0).json();
+    assert_eq!(result["downloads"][0]["is_verified"], false, "{result}");
+    for (job, words) in [("nic-1", "B, verified, SHA-256"), ("nic-1-watch", "B, not compared, SHA-256")] {
+        let shown = world.run(&["job", "show", job, "--output", "table"]).ended(0).out;
+        assert!(shown.contains(words), "{shown}");
+    }
 }
 
 /// A job that meets this fault, followed to its end.
@@ -104,7 +130,7 @@ fn a_job_whose_sign_in_is_refused_waits_and_the_code_says_why() {
     let again = world.run(&["job", "watch", "nic-1"]).ended(3);
     assert!(again.err.contains("sign-in of account contoso is refused"), "{}", again.err);
     // Whoever mends it does not wait for what was parked before: a retry has it come, any of them follows it to its end.
-    std::fs::write(world.path("secret"), "of-this-test-alone-0123456789").unwrap();
+    world.mend_secret();
     world.run(&["job", "retry", "nic-1"]).ended(0);
     let ended = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
     assert_eq!(ended["state"], "completed", "{ended}");
@@ -115,7 +141,7 @@ fn a_mended_sign_in_is_tried_at_once_by_whoever_waits() {
     let world = World::new();
     std::fs::write(world.path("secret"), "a-wrong-one").unwrap();
     world.submit(&world.job("nic-1"), &["--wait"]).ended(3);
-    std::fs::write(world.path("secret"), "of-this-test-alone-0123456789").unwrap();
+    world.mend_secret();
     let ended = world.submit(&world.job("nic-1"), &["--wait"]).ended(0).json();
     assert_eq!(ended["state"], "completed", "{ended}");
 }
@@ -160,6 +186,49 @@ fn what_nobody_knows_is_not_found() {
         // What was asked of the service can be named to its support.
         assert_eq!(arguments[0] == "product", ran.err.contains("\n  trace    correlation id "), "{}", ran.err);
     }
+}
+
+#[test]
+fn an_account_that_nobody_knows_is_not_found_and_one_without_jobs_has_none() {
+    let world = World::new();
+    let empty = world.run(&["job", "list", "--account", "contoso", "--output", "table"]).ended(0);
+    assert!(empty.out.contains("no jobs here"), "{}", empty.out);
+    for noun in ["job", "dead-letter"] {
+        let ran = world.run(&[noun, "list", "--account", "nobody"]).ended(5);
+        for told in ["\"nobody\" is not configured", "no job of this home names it", "configured: contoso (own.toml)"] {
+            assert!(ran.err.contains(told), "no {told:?} in {}", ran.err);
+        }
+    }
+    // One that was taken out of the configuration still has its jobs, and with them its lists.
+    world.submit(&world.job("nic-1"), &[]).ended(0);
+    let own = std::fs::read_to_string(world.path("own.toml")).unwrap();
+    std::fs::write(world.path("own.toml"), own.replace("[accounts.contoso]", "[accounts.other]")).unwrap();
+    let rows = world.run(&["job", "list", "--account", "contoso"]).ended(0).json();
+    assert_eq!(rows["jobs"][0]["job"], "nic-1");
+    world.run(&["dead-letter", "list", "--account", "contoso"]).ended(0);
+}
+
+#[test]
+fn an_id_that_two_accounts_have_is_named_with_its_account() {
+    let world = World::new();
+    let own = std::fs::read_to_string(world.path("own.toml")).unwrap();
+    let account = own.split("[accounts.contoso]").nth(1).unwrap().split("\n[").next().unwrap();
+    let account = account.replace("66666666-", "77777777-");
+    world.set(&format!("[accounts.fabrikam]{account}"));
+    let mut other = world.job("nic-1");
+    other["account"] = json!("fabrikam");
+    for job in [&world.job("nic-1"), &other] {
+        world.submit(job, &[]).ended(0);
+    }
+    let ran = world.run(&["job", "show", "nic-1"]).ended(2);
+    assert!(ran.err.contains("contoso/nic-1, or fabrikam/nic-1"), "{}", ran.err);
+    world.run(&["job", "cancel", "fabrikam/nic-1"]).ended(0);
+    let again = world.submit(&other, &[]).ended(20);
+    assert!(again.err.contains("longshore job retry fabrikam/nic-1"), "{}", again.err);
+    let ended = world.run(&["job", "cancel", "fabrikam/nic-1"]).ended(6);
+    assert!(ended.err.contains("longshore job show fabrikam/nic-1"), "{}", ended.err);
+    let retried = world.run(&["job", "retry", "contoso/nic-1"]).ended(6);
+    assert!(retried.err.contains("longshore job show contoso/nic-1"), "{}", retried.err);
 }
 
 #[test]

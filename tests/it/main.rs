@@ -12,11 +12,16 @@ mod bad_input;
 mod codes;
 mod completions;
 mod decided;
+mod desk;
 mod disk;
 mod doctor;
+mod drain;
 mod endings;
 mod help;
 mod machine;
+mod metrics;
+mod pipeline;
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;
+mod transfer;
 mod world;

@@ -130,8 +130,17 @@ impl World {
     /// The program on the sandbox, to be told more before it runs.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.bare();
-        command.args(["--config", "waits.toml", "--config", "own.toml"]).args(arguments);
+        command.args(["--config", "waits.toml", "--config", "own.toml"]);
+        if self.path("more.toml").exists() {
+            command.args(["--config", "more.toml"]);
+        }
+        command.args(arguments);
         command
+    }
+
+    /// Puts the account's own secret back where the configuration looks for it.
+    pub(crate) fn mend_secret(&self) {
+        std::fs::write(self.path("secret"), &self.secret).unwrap();
     }
 
     /// Adds a table to the configuration.
@@ -219,11 +228,12 @@ impl Drop for World {
         }
     }
 }
+/// An INF file that passes preflight.
+pub(crate) const INF: &[u8] = b"[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Net\r\nProvider=%C%\r\n\
+    DriverVer=11/21/2026,1.0.0.0\r\n[Manufacturer]\r\n%C%=C,NTamd64\r\n[Strings]\r\nC=\"Contoso\"\r\n";
 
 /// A cabinet that passes preflight.
 pub(crate) fn write_cabinet(path: &Path) {
-    const INF: &[u8] = b"[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Net\r\nProvider=%C%\r\n\
-        DriverVer=11/21/2026,1.0.0.0\r\n[Manufacturer]\r\n%C%=C,NTamd64\r\n[Strings]\r\nC=\"Contoso\"\r\n";
     let name = path.file_stem().unwrap().to_string_lossy().into_owned();
     let binary = [b"MZ".as_slice(), name.as_bytes()].concat();
     let files = vec![
@@ -231,4 +241,88 @@ pub(crate) fn write_cabinet(path: &Path) {
         NewFile { path: "nic/nic.sys".into(), content: Box::new(std::io::Cursor::new(binary)) },
     ];
     cabinet::write(files, path).unwrap();
+}
+
+/// A worker of its own process, killed at the end of its test at the latest.
+pub(crate) struct Running {
+    child: std::process::Child,
+    address: String,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStderr>>,
+}
+
+impl World {
+    /// Starts a worker and waits until it says where its probes are answered.
+    pub(crate) fn worker(&self) -> Running {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("longshore"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LONGSHORE") || name.contains("PROXY")) {
+            command.env_remove(name);
+        }
+        for name in ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
+            command.env(name, self.folder.path());
+        }
+        command.current_dir(self.folder.path()).args(["--config", "waits.toml", "--config", "own.toml", "worker"]);
+        command.args(["--listen", "127.0.0.1:0"]).stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+        let told =
+            lines.find_map(|line| line.unwrap().split_once("health http://").map(|(_, at)| at.trim().to_owned()));
+        Running { child, address: told.expect("the worker says where it listens"), lines }
+    }
+
+    /// Waits until the workers have completed a job; works nothing itself, as `job watch` would.
+    pub(crate) fn completes(&self, id: &str) {
+        until("the job is completed", || self.run(&["job", "show", id]).ended(0).json()["state"] == "completed");
+    }
+
+    /// Has the service heard of this operation?
+    pub(crate) fn was_called(&self, operation: &str) -> bool {
+        self.sandbox.journal().as_array().unwrap().iter().any(|line| line["operation"] == operation)
+    }
+}
+
+/// Waits for what must come.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = longshore::clock::monotonic();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it did not come within a minute: {what}");
+        std::thread::yield_now();
+    }
+}
+
+impl Running {
+    /// Status line and body of a probe; empty when nobody answers any more.
+    pub(crate) fn probe(&self, path: &str) -> String {
+        use std::io::{Read as _, Write as _};
+        let mut answer = String::new();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let Ok(mut stream) = std::net::TcpStream::connect(&self.address) else { return answer };
+        let asked = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+        asked.map_or_else(|_| String::new(), |_| answer)
+    }
+
+    /// Does this probe answer with this status?
+    pub(crate) fn says(&self, path: &str, status: u16) -> bool {
+        self.probe(path).starts_with(&format!("HTTP/1.1 {status} "))
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let told = std::process::Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+    }
+
+    /// Waits for its end: exit code, and what it said since its start.
+    pub(crate) fn ended(mut self) -> (i32, String) {
+        let said: Vec<String> = self.lines.by_ref().map_while(Result::ok).collect();
+        (self.child.wait().unwrap().code().unwrap_or(-1), said.join("\n"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed any more.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }

@@ -415,8 +415,17 @@ impl Quota for SimHome {
         self.in_memory("throttled", |state| {
             let now = state.now();
             let until = now.after(pause);
-            state.store.buckets.entry(account.clone()).or_default().throttled(now, until, &State::limits());
+            let bucket = state.store.buckets.entry(account.clone()).or_default();
+            bucket.throttled(now, until, &State::limits());
+            state.pauses.push((None, account.clone(), now, until));
             until
+        })
+        .await
+    }
+
+    async fn paused_until(&self, account: &AccountName) -> Result<Moment, Unavailable> {
+        self.in_memory("paused until", |state| {
+            state.store.buckets.get(account).map_or(Moment::default(), |bucket| bucket.paused_until())
         })
         .await
     }

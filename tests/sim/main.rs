@@ -37,6 +37,14 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 #[test]
+fn a_handlers_second_panic_in_a_row_ends_its_job_as_poison_and_no_other() {
+    let report = run::panicking();
+    let [problem] = report.problems.as_slice() else { panic!("{:?}", report.problems) };
+    assert!(problem.contains("job-0: ended as dead-lettered (poison)"), "{problem}");
+    assert_eq!(report.completed + 1, report.jobs, "the workers live, and the other jobs go on");
+}
+
+#[test]
 fn every_job_of_every_seed_ends_exactly_once() {
     let (count, first) = (number("SEEDS", 5_000), number("FIRST", 0));
     let is_traced = number("TRACE", 0) > 0;

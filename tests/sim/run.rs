@@ -67,9 +67,24 @@ impl<F: Future<Output = Report>> Future for Budget<F> {
     }
 }
 
+/// A world without faults in which the first job's package makes every reader panic.
+pub fn panicking() -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let world = World::quiet();
+        let jobs = submit(&world);
+        world.lock().panics_at = Some(jobs[0].key());
+        play_in(0, world, jobs).await
+    })
+}
+
 async fn play(seed: u64, is_traced: bool) -> Report {
     let world = World::new(seed, is_traced);
     let jobs = submit(&world);
+    play_in(seed, world, jobs).await
+}
+
+async fn play_in(seed: u64, world: World, jobs: Vec<Ticket>) -> Report {
     let keys: Vec<JobKey> = jobs.iter().map(Ticket::key).collect();
     let started = Instant::now();
     let outcome = {
@@ -281,6 +296,7 @@ fn verdict(world: &World, jobs: &[Ticket]) -> Vec<String> {
             }
         }
     }
+    problems.extend(state.early.iter().map(|early| format!("a 429 was answered early: {early}")));
     if !state.messages_aside.is_empty() {
         problems.push(format!("messages set aside: {:?}", state.messages_aside));
     }

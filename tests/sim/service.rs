@@ -7,6 +7,7 @@ use longshore::{
         failure::{Cause, Failure, Kind as CauseKind, Pause, RetryClass},
         ids::{AccountName, JobKey, ProductId, Sha256, SubmissionId},
         job::PackageSpec,
+        retry::Policy,
         service::{
             Answer, CommitStatus, Download, Page, PageLink, Product, Request, Response, SignedUrl, Submission,
             SubmissionKind, Workflow,
@@ -98,8 +99,10 @@ impl Service for SimService {
         _permit: Permit,
         _token: &Token,
     ) -> Result<Answer, Failure> {
+        self.world.lock().leaves(self.who, account, request.operation());
         self.world.edge(self.who, request.operation()).await;
         let plot = self.plot();
+        let paused = account.clone();
         let (job, account, request) = (self.job(ids), account.clone(), request.clone());
         let class = request.retry_class();
         let unclear = |kind, message: &str| match class {
@@ -151,6 +154,12 @@ impl Service for SimService {
             }
         };
         self.world.edge(self.who, "answer").await;
+        if let Err(Failure::Throttled(pause)) = &outcome {
+            let mut state = self.world.lock();
+            let now = state.now();
+            let until = now.after(pause.retry_after.unwrap_or(Policy::default().throttle_pause));
+            state.pauses.push((Some(self.who), paused, now, until));
+        }
         outcome.map(|response| Answer { response, http_status: 200, date: None })
     }
 }
@@ -292,6 +301,9 @@ impl Packages for SimPackages {
         _product: Option<&Map<String, Value>>,
     ) -> Result<(PackageFacts, Vec<String>), Failure> {
         self.world.edge(self.who, "inspect").await;
+        let of: JobKey = serde_json::from_str(package.source.trim_start_matches("sim:")).unwrap();
+        let panics = self.world.lock().panics_at.as_ref() == Some(&of);
+        assert!(!panics, "this package breaks its reader");
         let sha256 = Sha256::of(package.source.as_bytes());
         Ok((PackageFacts { sha256, size: 1, files: 1, inf_files: 1 }, Vec::new()))
     }
@@ -333,25 +345,22 @@ impl Packages for SimPackages {
     ) -> Result<Fetched, Failure> {
         self.world.edge(self.who, "download").await;
         let path = fetch.submission.to_string();
-        Ok(Fetched::Done(Downloaded {
+        if let Some((submitted, _)) = fetch.submitted {
+            let state = self.world.lock();
+            let by: JobKey = serde_json::from_str(submitted.source.trim_start_matches("sim:")).unwrap();
+            let is_ours = state.submissions.iter().any(|s| s.id == fetch.submission && s.blob.as_ref() == Some(&by));
+            if !is_ours {
+                return Err(refused(CauseKind::Verification, "foreign bytes"));
+            }
+        }
+        let file = Downloaded {
             kind: fetch.kind.to_owned(),
             sha256: Sha256::of(path.as_bytes()),
             path,
             size: 1,
-        }))
-    }
-
-    async fn verify(
-        &self,
-        signed: &Downloaded,
-        submitted: &PackageSpec,
-        _facts: &PackageFacts,
-    ) -> Result<Vec<String>, Failure> {
-        let state = self.world.lock();
-        let id: SubmissionId = signed.path.parse().unwrap();
-        let by: JobKey = serde_json::from_str(submitted.source.trim_start_matches("sim:")).unwrap();
-        let is_ours = state.submissions.iter().any(|s| s.id == id && s.blob.as_ref() == Some(&by));
-        if is_ours { Ok(Vec::new()) } else { Err(refused(CauseKind::Verification, "foreign bytes")) }
+            is_verified: fetch.submitted.is_some(),
+        };
+        Ok(Fetched::Done { file, warnings: Vec::new() })
     }
 }
 

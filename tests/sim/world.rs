@@ -183,6 +183,12 @@ pub struct State {
     pub is_traced: bool,
     pub trace: Vec<String>,
     pub counts: BTreeMap<&'static str, u32>,
+    /// Pauses: of one worker that read the 429 itself, or of all, when the quota was told; from when to when.
+    pub pauses: Vec<(Option<u64>, AccountName, Moment, Moment)>,
+    /// The job whose package makes whoever reads it panic.
+    pub panics_at: Option<JobKey>,
+    /// Calls that left in a pause.
+    pub early: Vec<String>,
 }
 
 /// One seed's world, shared by everything in it.
@@ -195,6 +201,8 @@ pub struct World {
 
 /// Faults strike in the first two virtual hours only: else liveness cannot be judged.
 const HORIZON: Duration = Duration::from_secs(7_200);
+/// How long after the quota was told of a pause a call may still leave (`engine/call.rs`, `FRESH`).
+const HEEDED: Duration = Duration::from_millis(500);
 const BASE: i64 = 1_700_000_000_000;
 
 impl World {
@@ -240,6 +248,9 @@ impl World {
             is_traced,
             trace: Vec::new(),
             counts: BTreeMap::new(),
+            pauses: Vec::new(),
+            panics_at: None,
+            early: Vec::new(),
         };
         let state = Arc::new(Mutex::new(state));
         Self { state, changed: Arc::new(Notify::new()), killed: Arc::new(Notify::new()) }
@@ -354,6 +365,23 @@ impl State {
         self.memory_losses += 1;
         self.birth = Birth { epoch: Epoch(self.birth.epoch.0 + 1), at: self.now(), is_clean: false };
         self.snapshots.clear();
+        // What the quota was told may be forgotten with it; what a worker has read itself is not.
+        self.pauses.retain(|(who, ..)| who.is_some());
+    }
+
+    /// A request leaves. A pause is heeded at once by the worker that read its 429, and within [`HEEDED`] of the quota's
+    /// being told by all others.
+    pub fn leaves(&mut self, who: u64, account: &AccountName, operation: &str) {
+        let now = self.now();
+        let is_early = |(of, paused, from, until): &(Option<u64>, AccountName, Moment, Moment)| {
+            let from = if of.is_some() { *from } else { from.after(HEEDED) };
+            of.is_none_or(|of| of == who) && paused == account && from < now && now < *until
+        };
+        if let Some((of, _, from, until)) = self.pauses.iter().find(|pause| is_early(pause)) {
+            let whose = of.map_or("the quota's", |_| "its own");
+            let (since, left) = (now.since(*from), until.since(now));
+            self.early.push(format!("w{who} sent {operation} {since:?} into {whose} pause, {left:?} before its end"));
+        }
     }
 
     /// The broker gives a worker's deliveries out again, flagged.

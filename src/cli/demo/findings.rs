@@ -125,6 +125,9 @@ impl Findings {
         }
         for file in downloads {
             let path = PathBuf::from(&file.path);
+            if !file.is_verified {
+                broken.push(format!("{} was downloaded, not compared", file.path));
+            }
             match verify_again(&path, &file.sha256, &folder.cabinets().join(format!("{}.cab", driver.name))) {
                 Ok(()) => self.packages.push(path),
                 Err(why) => broken.push(why),

@@ -7,7 +7,7 @@ use super::{
         context::Context,
         output::{Paint, Row, Rows, Style},
         stop::Stop,
-        watch,
+        told, watch,
     },
     drivers::Driver,
     findings::Findings,
@@ -77,7 +77,7 @@ impl Table {
     /// Something happened to a driver.
     pub(super) fn event(&mut self, event: &Event) {
         let Some(shown) = self.rows.get_mut(&event.job) else { return };
-        let Some(told) = watch::tell(event) else { return };
+        let Some(told) = told::tell(event) else { return };
         shown.moving_since = None;
         if event.name.is_end() {
             // Its row is closed with what was found out about it, when all is over; until then it says so much.

@@ -86,6 +86,13 @@ impl Row {
         self.say(Mark::Running, text, false);
     }
 
+    /// Says what is being done in words that change with the clock: nothing on a pipe, where each would be a line.
+    pub fn ticking(&mut self, text: &str) {
+        if self.bar.is_some() {
+            self.doing(text);
+        }
+    }
+
     /// Says what is waited for.
     pub fn waiting(&mut self, text: &str) {
         self.say(Mark::Waiting, text, false);
@@ -209,6 +216,8 @@ mod tests {
         let mut row = rows.row("netcard", 10);
         row.doing("create product");
         row.doing("create product");
+        row.ticking("next look in 32 s");
+        row.ticking("next look in 31 s");
         for done in 0..=100_u64 {
             row.bytes(done << 20, Some(100 << 20), Duration::from_secs(done));
         }

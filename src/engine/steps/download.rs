@@ -33,19 +33,18 @@ impl<P: Ports> Claimed<'_, P> {
                 }
                 continue;
             };
-            let fetch = Fetch { product, submission, kind, spec };
+            let submitted = self.taken.work.package.as_ref().zip(self.ticket().progress.package.as_ref());
+            let submitted = submitted.filter(|_| kind.eq_ignore_ascii_case(SIGNED));
+            let fetch = Fetch { product, submission, kind, spec, submitted };
             let hooks = Hooks { claimed: self, kind };
             let download = self.ports.packages().download(&fetch, item.url.clone(), &hooks);
-            let file = match self.sent(download).await.map_err(|failure| self.transfer_stop(failure))? {
-                Fetched::Done(file) => file,
+            match self.sent(download).await.map_err(|failure| self.transfer_stop(failure))? {
+                Fetched::Done { file, warnings: odd } => {
+                    files.push(file);
+                    warnings.extend(odd);
+                }
                 Fetched::Paused => return Err(self.next_turn()),
-            };
-            if kind.eq_ignore_ascii_case(SIGNED)
-                && let (Some(package), Some(facts)) = (&self.taken.work.package, &self.ticket().progress.package)
-            {
-                warnings.extend(self.ports.packages().verify(&file, package, facts).await.map_err(Stop::Failed)?);
             }
-            files.push(file);
         }
         Ok(Did::done(StepResult::Download { files, warnings }))
     }

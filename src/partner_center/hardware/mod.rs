@@ -29,6 +29,15 @@ use crate::{
     http::{self, BodyError},
 };
 
+/// Reads these bytes as every answer and as a refusal: what a fuzzer holds the decoders to.
+#[cfg(fuzzing)]
+pub fn read_anything(body: &[u8]) {
+    let base = Url::parse(BASE_URL).map(|url| Base::new(&url));
+    let next = |links: &[wire::Link]| base.as_ref().ok().and_then(|base| base.next_page(links, &base.join("products")));
+    drop((wire::product(body), wire::submission(body), wire::products(body, next), wire::submissions(body, next)));
+    drop(super::error_body::Problem::read(body).sentence());
+}
+
 /// Microsoft's own service (section 2.1).
 pub const BASE_URL: &str = "https://manage.devcenter.microsoft.com/v2.0/my/hardware";
 

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
+use super::super::error_body::one_line;
 use crate::domain::{
     ids::{ProductId, SharedProductId, SubmissionId},
     json::Object,
@@ -214,10 +215,39 @@ impl From<WireWorkflow> for Workflow {
         Self {
             step,
             state: filled(wire.state),
-            messages: wire.messages,
+            messages: messages(&wire.messages),
             error_report: filled(wire.error_report).map(SignedUrl::new),
         }
     }
+}
+
+/// Messages of a workflow that are kept. They go into events, records and terminals; nothing bounds what comes.
+const MAX_MESSAGES: usize = 100;
+/// Bytes of each.
+const MAX_MESSAGE: usize = 2 << 10;
+
+/// The service's words, fit to be kept and shown: cleaned, each cut, the first hundred, and how many more there were.
+fn messages(all: &[String]) -> Vec<String> {
+    let left_out = all.len().saturating_sub(MAX_MESSAGES);
+    let mut kept: Vec<String> = (all.iter().take(MAX_MESSAGES))
+        // Cleaning is for so much of it only, and before the cut: half a secret is none that is recognised.
+        .map(|text| cut(&one_line(cut(text, 8 * MAX_MESSAGE).as_str()), MAX_MESSAGE))
+        .filter(|text| !text.is_empty())
+        .collect();
+    if left_out > 0 {
+        kept.push(format!("(and {left_out} more messages, which are left out)"));
+    }
+    kept
+}
+
+/// At most so many bytes, a mark at the cut included.
+fn cut(text: &str, most: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(most.saturating_sub(MARK.len()));
+    format!("{}{MARK}", text.get(..end).unwrap_or_default())
 }
 
 fn filled(text: Option<String>) -> Option<String> {
@@ -317,6 +347,27 @@ mod tests {
         assert_eq!((&empty.workflow, &empty.downloads, &empty.commit_status), (&None, &None, &None));
         assert_eq!(strange.workflow.as_ref().unwrap().error_report, None);
         assert_eq!(strange.downloads.as_ref().unwrap()[0].kind, "BrandNewKind");
+    }
+
+    fn told(messages: &[String]) -> Vec<String> {
+        let submission = submission_of(&json!({
+            "id": 1, "productId": 2, "name": "n", "type": "initial", "workflowStatus": {"messages": messages},
+        }));
+        submission.workflow.unwrap().messages
+    }
+
+    #[test]
+    fn words_of_a_workflow_are_cleaned_cut_and_counted() {
+        let odd = "The \u{1b}[31mINF\u{202e}\r\nis bad: https://blob.example/r.txt?sv=1&sig=SECRET, password=hunter2";
+        let clean = "The [31mINF is bad: https://blob.example/r.txt password=[hidden]";
+        assert_eq!(told(&[odd.to_owned(), " \n".to_owned()]), [clean]);
+        let long = told(&["é".repeat(5_000), "x".repeat(2 << 10)]);
+        assert!(long[0].len() <= 2 << 10 && long[0].ends_with('…'), "{}", long[0].len());
+        assert_eq!(long[1].len(), 2 << 10, "what fits is not cut");
+        let many: Vec<String> = (0..250).map(|number| format!("message {number}")).collect();
+        let kept = told(&many);
+        assert_eq!((kept.len(), kept[99].as_str()), (101, "message 99"));
+        assert_eq!(kept[100], "(and 150 more messages, which are left out)");
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(crate) async fn a_page_may_take_as_long_as_its_call_and_its_waits<H: Harness
     let (two, _) = harness.worker().await;
     let now = one.load(&key("a")).await.unwrap().now;
     assert_eq!(one.join_listing(&account(), now, &key("a")).await.unwrap(), FIRST_PAGE);
-    harness.advance(Duration::from_mins(25)).await;
+    harness.advance(Duration::from_mins(20)).await;
     assert_eq!(two.join_listing(&account(), now, &key("b")).await.unwrap(), Listing::Read);
     assert!(one.add_page(&account(), &key("a"), &[product(1, "NIC")], None).await.unwrap());
 }

@@ -15,7 +15,7 @@ pub(crate) async fn all_workers_together_stay_within_the_rate<H: Harness>() {
     let mut granted = Vec::new();
     for n in 0..600 {
         let home = &workers[n % workers.len()];
-        let class = QuotaClass::ALL[n % 3];
+        let class = QuotaClass::ALL[n % QuotaClass::ALL.len()];
         if let Admission::Granted { at } = home.permit(&account(), class, 0, 0.0).await.unwrap() {
             granted.push(at.as_millis());
         }
@@ -38,9 +38,11 @@ pub(crate) async fn a_pause_told_to_one_holds_for_all<H: Harness>() {
     let before = one.load(&key("a")).await.unwrap().now;
     let until = one.throttled(&account(), Duration::from_secs(30)).await.unwrap();
     assert!(until >= before.after(Duration::from_secs(30)));
+    assert_eq!(two.paused_until(&account()).await.unwrap(), until);
     let refused = two.permit(&account(), QuotaClass::Write, 0, 0.0).await.unwrap();
     assert!(matches!(refused, Admission::Refused { until: again, by_gate: true } if again >= until), "{refused:?}");
     let other = AccountName::parse("fabrikam").unwrap();
+    assert!(two.paused_until(&other).await.unwrap() < before);
     let granted = two.permit(&other, QuotaClass::Write, 0, 0.0).await.unwrap();
     assert!(matches!(granted, Admission::Granted { .. }));
     harness.advance(Duration::from_secs(31)).await;

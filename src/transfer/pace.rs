@@ -1,0 +1,226 @@
+//! Work on files that cannot pin its caller: it goes on while it moves, and is left behind when it stands still.
+//!
+//! A read of a hung network share never returns, and no thread can be stopped from outside. So nobody waits for longer than
+//! a limit without a sign of life; the thread that is left behind stops at its next piece.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Read, Seek, SeekFrom},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::{permanent, transient};
+use crate::domain::failure::{Failure, Kind};
+
+/// Signs of life of one piece of work, and the word that nobody waits for it any more. Clones are of the same work.
+#[derive(Debug, Clone, Default)]
+pub struct Pace(Arc<Signs>);
+
+#[derive(Debug, Default)]
+struct Signs {
+    beats: AtomicU64,
+    is_left: AtomicBool,
+}
+
+impl Pace {
+    /// A sign of life.
+    ///
+    /// # Errors
+    /// When nobody waits any more: the work stops here.
+    pub fn beat(&self) -> io::Result<()> {
+        self.0.beats.fetch_add(1, Ordering::Relaxed);
+        if self.0.is_left.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
+        Ok(())
+    }
+
+    /// Opens a regular file whose reads are signs of life; a pipe or a device is never opened, for that could wait for ever.
+    ///
+    /// # Errors
+    /// As the system says; [`ErrorKind::InvalidInput`] for what is no regular file.
+    pub fn open(&self, path: &Path) -> io::Result<PacedFile> {
+        self.beat()?;
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a file"));
+        }
+        Ok(PacedFile { file: File::open(path)?, pace: self.clone() })
+    }
+}
+
+/// A file whose reads are signs of life.
+#[derive(Debug)]
+pub struct PacedFile {
+    file: File,
+    pace: Pace,
+}
+
+impl PacedFile {
+    /// The file itself.
+    #[must_use]
+    pub const fn inner(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Read for PacedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.pace.beat()?;
+        self.file.read(buffer)
+    }
+}
+
+impl Seek for PacedFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+/// Leaves the work behind when the one who waits is gone.
+struct Left(Pace);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.0.is_left.store(true, Ordering::Relaxed);
+    }
+}
+
+/// So many limits are the whole time for one piece of work: no delivery may last as long as memory is in grace.
+const WINDOWS: u32 = 30;
+
+/// Runs work on `path` on the blocking pool, for as long as it shows a sign of life within each `limit`, thirty times.
+///
+/// # Errors
+/// What the work says; transient, kind `LocalIo`, naming the path, when it stands still; permanent, kind `Internal`, when
+/// it panics.
+///
+/// # Cancel safety
+/// Dropped, the work stops at its next sign of life.
+pub async fn limited<T: Send + 'static>(
+    limit: Duration,
+    path: &Path,
+    work: impl FnOnce(&Pace) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let pace = Pace::default();
+    let left = Left(pace.clone());
+    let working = pace.clone();
+    let mut thread = tokio::task::spawn_blocking(move || work(&working));
+    let mut seen = 0;
+    for _ in 0..WINDOWS {
+        match timeout(limit, &mut thread).await {
+            Ok(Ok(done)) => return done,
+            Ok(Err(broken)) => {
+                return Err(permanent(Kind::Internal, format!("work on {} broke off: {broken}", path.display())));
+            }
+            Err(_) => {}
+        }
+        let beats = left.0.0.beats.load(Ordering::Relaxed);
+        if beats == seen {
+            return Err(stands_still(path, limit));
+        }
+        seen = beats;
+    }
+    let text = format!("work on {} has not ended in {:?}", path.display(), limit.saturating_mul(WINDOWS));
+    Err(transient(Kind::LocalIo, text))
+}
+
+/// Waits for one operation on `path` of the asynchronous kind.
+pub(super) async fn within<T>(
+    limit: Duration,
+    path: &Path,
+    what: &str,
+    operation: impl Future<Output = io::Result<T>>,
+) -> Result<T, Failure> {
+    match timeout(limit, operation).await {
+        Ok(done) => done.map_err(|error| super::disk(what, path, &error)),
+        Err(_) => Err(stands_still(path, limit)),
+    }
+}
+
+fn stands_still(path: &Path, limit: Duration) -> Failure {
+    let text = format!("{} has not answered for {limit:?}: its disk or network share hangs", path.display());
+    transient(Kind::LocalIo, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(5);
+
+    #[tokio::test]
+    async fn work_that_stands_still_is_left_behind_and_stops_at_its_next_piece() {
+        let (go_on, wait) = mpsc::channel::<()>();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let failure = limited(SHORT, Path::new("/share/nic.cab"), move |pace| {
+            pace.beat().unwrap();
+            wait.recv().unwrap();
+            tell.send(pace.beat().is_err()).unwrap();
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        assert!(matches!(&failure, Failure::Transient(cause) if cause.kind == Kind::LocalIo), "{failure:?}");
+        assert!(failure.to_string().contains("/share/nic.cab"), "{failure}");
+        go_on.send(()).unwrap();
+        assert!(told.await.unwrap(), "it was told to stop");
+    }
+
+    #[tokio::test]
+    async fn work_that_moves_may_take_many_times_the_limit() {
+        let begun = crate::clock::monotonic();
+        let moves = |long: Duration| {
+            move |pace: &Pace| {
+                while begun.elapsed() < long && pace.beat().is_ok() {}
+                Ok(7)
+            }
+        };
+        assert_eq!(limited(4 * SHORT, Path::new("x"), moves(20 * SHORT)).await, Ok(7));
+        let failure = limited(SHORT, Path::new("x"), moves(Duration::from_secs(60))).await.unwrap_err();
+        assert!(failure.to_string().contains("has not ended in 150ms"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_stops() {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let work = limited(Duration::from_secs(60), Path::new("x"), move |pace| {
+            begun.send(()).unwrap();
+            while pace.beat().is_ok() {}
+            tell.send(()).unwrap();
+            Ok(())
+        });
+        tokio::select! {
+            biased;
+            _ = work => panic!("it has no end of its own"),
+            _ = begins => {}
+        }
+        told.await.unwrap();
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_pipe_is_refused_and_one_that_is_opened_all_the_same_is_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("nic.cab");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert_eq!(Pace::default().open(&pipe).unwrap_err().kind(), ErrorKind::InvalidInput);
+        let path = pipe.clone();
+        let opened =
+            limited(SHORT, &pipe, move |_| File::open(&path).map_err(|error| super::super::disk("", &path, &error)));
+        let failure = opened.await.unwrap_err();
+        assert!(failure.to_string().contains("nic.cab"), "{failure}");
+        // Lets the thread go: the runtime would wait for it.
+        drop(File::options().write(true).open(&pipe).unwrap());
+    }
+}
