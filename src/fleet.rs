@@ -7,14 +7,14 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     domain::{
         claim::{Epoch, Loaded},
-        event::End,
+        event::{End, Event},
         ids::{AccountName, JobKey, ProductId},
         plan::JobRecord,
         quota::Admission,
         service::{PageLink, Product},
-        settlement::Settlement,
-        step::{Kind, QuotaClass},
-        ticket::StepResult,
+        settlement::{SetAside, Settlement},
+        step::{Kind, QuotaClass, Step},
+        ticket::{StepResult, Ticket},
         time::Moment,
     },
     engine::{
@@ -22,7 +22,7 @@ use crate::{
             Listing, Listings, Memory, Queue, Quota, Received, Settled, Swapped, Turn, TurnKey, Turns, Unavailable,
             Views,
         },
-        settle,
+        settle::{self, Broker, Proof},
     },
     rabbitmq::{Delivery, Rabbit},
     redis::Store,
@@ -75,7 +75,41 @@ impl Queue for Fleet {
         job: Option<&JobKey>,
         settlement: Settlement,
     ) -> Result<Settled, Unavailable> {
-        settle::settle(&self.broker, &self.memory, delivery, job, &settlement).await
+        settle::settle(self, &self.memory, delivery, job, &settlement).await
+    }
+}
+
+impl Broker for Fleet {
+    type Delivery = Delivery;
+
+    async fn publish(&self, ticket: &Ticket) -> Result<(), Unavailable> {
+        if ticket.step() == Some(Step::Poll)
+            && let Err(down) = self.memory.waits_for_poll(&ticket.key()).await
+        {
+            // It only makes the account's other polls come a little too often.
+            tracing::debug!(%down, "a poll was not counted");
+        }
+        self.broker.publish(ticket).await
+    }
+
+    async fn publish_raw(&self, of: &Delivery, body: &str, due: Moment) -> Result<(), Unavailable> {
+        self.broker.publish_raw(of, body, due).await
+    }
+
+    async fn announce(&self, event: &Event) -> Result<(), Unavailable> {
+        self.broker.announce(event).await
+    }
+
+    async fn set_aside(&self, end: &End) -> Result<(), Unavailable> {
+        self.broker.set_aside(end).await
+    }
+
+    async fn set_message_aside(&self, message: &SetAside) -> Result<(), Unavailable> {
+        self.broker.set_message_aside(message).await
+    }
+
+    async fn acknowledge(&self, delivery: Delivery, proof: Proof) -> Result<(), Unavailable> {
+        self.broker.acknowledge(delivery, proof).await
     }
 }
 
@@ -157,6 +191,10 @@ impl Quota for Fleet {
 
     async fn throttled(&self, account: &AccountName, pause: Duration) -> Result<Moment, Unavailable> {
         self.memory.throttled(account, pause).await
+    }
+
+    async fn paused_until(&self, account: &AccountName) -> Result<Moment, Unavailable> {
+        self.memory.paused_until(account).await
     }
 
     async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {

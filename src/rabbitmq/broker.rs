@@ -1,6 +1,6 @@
 //! Receiving, publishing, acknowledging: the broker's half of a home.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,7 +12,6 @@ use super::{
     session::{Arrived, Delivery, Session, down},
 };
 use crate::{
-    clock,
     domain::{
         event::{End, Event},
         job::Job,
@@ -22,6 +21,7 @@ use crate::{
         time::Moment,
     },
     engine::{
+        intake::{self, Message},
         ports::{Origin, Received, Unavailable},
         settle::{Broker, Proof},
     },
@@ -39,6 +39,7 @@ const SHORT: Duration = Duration::from_secs(1);
 impl Rabbit {
     /// Waits for the next message of a kind: tickets before jobs, interactive jobs before bulk.
     pub(crate) async fn receive(&self, kind: Kind) -> Result<Received<Delivery>, Unavailable> {
+        self.want(kind);
         loop {
             // Dropped at any await below, the delivery goes back to the broker.
             let arrived = self.next(kind).await?;
@@ -47,7 +48,7 @@ impl Rabbit {
                 continue;
             }
             if arrived.delivery.lane.1 == Lane::Return
-                && let Some(wait) = wait_of(&arrived.body)
+                && let Some(wait) = wait_of(&arrived.body, self.now())
             {
                 if wait >= SHORT {
                     self.park_rest(arrived, wait).await?;
@@ -85,6 +86,25 @@ impl Rabbit {
         settle(delivery).await
     }
 
+    /// Gives a message back that nobody has looked at: as a new one on its return lane, so that it counts no delivery.
+    pub(super) async fn give_back(&self, arrived: Arrived) -> Result<(), Unavailable> {
+        let received = received(arrived);
+        let (session, kind) = (Arc::clone(&received.delivery.session), received.delivery.lane.0);
+        let body = match (received.origin, intake::read(&received, self.now())) {
+            (Origin::Return, _) if received.is_redelivered => marked(&received.body),
+            (Origin::Return, _) => received.body.clone(),
+            // A job becomes the ticket at its first place that its claim would have made of it.
+            (Origin::Producer | Origin::Accepted, Message::Ticket(taken)) => {
+                let ticket = taken.ticket.suspected(received.is_redelivered);
+                serde_json::to_string(&ticket).map_err(|error| down(format!("a ticket cannot be written: {error}")))?
+            }
+            // What cannot be read is given back as it is, and counted.
+            (Origin::Producer | Origin::Accepted, _) => return Ok(()),
+        };
+        self.publish_to(&session, kind, None, body.into_bytes()).await?;
+        settle(received.delivery).await
+    }
+
     async fn publish_to(
         &self,
         session: &Session,
@@ -113,9 +133,9 @@ impl Rabbit {
 }
 
 /// How long a ticket must still wait, by its own `due`; none when it is due, or is no ticket.
-fn wait_of(body: &str) -> Option<Duration> {
+fn wait_of(body: &str, now: Moment) -> Option<Duration> {
     let due = serde_json::from_str::<Due>(body).ok()?.due?;
-    let wait = due.since(clock::moment());
+    let wait = due.since(now);
     (!wait.is_zero()).then_some(wait)
 }
 
@@ -149,13 +169,13 @@ impl Broker for Rabbit {
 
     fn publish(&self, ticket: &Ticket) -> impl Future<Output = Result<(), Unavailable>> + Send {
         let body = serde_json::to_vec(ticket).map_err(|error| down(format!("the ticket cannot be written: {error}")));
-        let wait = ticket.due.map(|due| due.since(clock::moment())).unwrap_or_default();
+        let wait = ticket.due.map(|due| due.since(self.now())).unwrap_or_default();
         let kind = ticket.lane();
         async move { self.publish_to(&*self.session()?, kind, names::level_within(wait), body?).await }
     }
 
     async fn publish_raw(&self, of: &Delivery, body: &str, due: Moment) -> Result<(), Unavailable> {
-        let level = names::level_above(due.since(clock::moment()));
+        let level = names::level_above(due.since(self.now()));
         self.publish_to(&*self.session()?, of.lane.0, level, body.as_bytes().to_vec()).await
     }
 

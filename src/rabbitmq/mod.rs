@@ -13,7 +13,11 @@ mod names;
 mod session;
 pub mod topology;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use secrecy::SecretString;
@@ -23,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{domain::step::Kind, engine::ports::Unavailable};
+use crate::{clock::{self, Shift}, domain::{step::Kind, time::Moment}, engine::ports::Unavailable};
 
 use self::session::{Arrived, Inboxes, Session};
 pub use self::{
@@ -47,8 +51,10 @@ pub struct Options {
     pub heartbeat: Duration,
     /// How long a confirmation may take.
     pub confirm_timeout: Duration,
-    /// The kinds that are consumed, and how many of each are worked on at once.
+    /// The kinds that may be consumed, and how many of each are worked on at once.
     pub lanes: BTreeMap<Kind, u16>,
+    /// Moves the clock, for tests.
+    pub shift: Shift,
 }
 
 impl Default for Options {
@@ -61,6 +67,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(10),
             confirm_timeout: Duration::from_secs(10),
             lanes: BTreeMap::new(),
+            shift: Shift::default(),
         }
     }
 }
@@ -93,6 +100,8 @@ struct Inner {
     options: Options,
     names: Names,
     session: watch::Sender<State>,
+    /// The kinds that somebody waits for: consumed from the first [`Rabbit::receive`] to the next [`Rabbit::rest`].
+    wanted: watch::Sender<BTreeSet<Kind>>,
     inboxes: BTreeMap<(Kind, Lane), Mutex<Inbox>>,
     outlets: Inboxes,
 }
@@ -117,7 +126,8 @@ impl Rabbit {
         }
         let names = Names::new(&options.prefix);
         let (session, _) = watch::channel(State::Down("not connected yet".to_owned()));
-        Self { inner: Arc::new(Inner { options, names, session, inboxes, outlets }) }
+        let (wanted, _) = watch::channel(BTreeSet::new());
+        Self { inner: Arc::new(Inner { options, names, session, wanted, inboxes, outlets }) }
     }
 
     /// Keeps the connections: makes them, and makes them anew whenever they end, until `stop` is cancelled.
@@ -133,7 +143,7 @@ impl Rabbit {
             let opened = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                opened = self.open(number, &mut tasks) => opened,
+                opened = self.open(&mut tasks) => opened,
             };
             let why = match opened {
                 Ok(session) => {
@@ -143,7 +153,7 @@ impl Rabbit {
                     let ended = tokio::select! {
                         biased;
                         () = stop.cancelled() => None,
-                        why = session.ended() => Some(why),
+                        why = self.attend(&session, &mut tasks) => Some(why),
                     };
                     let Some(why) = ended else {
                         session.close().await;
@@ -169,11 +179,51 @@ impl Rabbit {
         }
     }
 
-    async fn open(&self, number: u64, tasks: &mut JoinSet<()>) -> Result<Arc<Session>, String> {
-        let Inner { options, names, outlets, .. } = &*self.inner;
+    async fn open(&self, tasks: &mut JoinSet<()>) -> Result<Arc<Session>, String> {
+        let options = &self.inner.options;
         let patience = options.connect_timeout.saturating_mul(3);
-        let opened = tokio::time::timeout(patience, Session::open(options, names, number, outlets, tasks)).await;
+        let opened = tokio::time::timeout(patience, Session::open(options, tasks)).await;
         opened.unwrap_or_else(|_| Err(format!("not connected within {} s", patience.as_secs())))
+    }
+
+    /// Consumes what is wanted until the session is over.
+    async fn attend(&self, session: &Arc<Session>, tasks: &mut JoinSet<()>) -> String {
+        let Inner { options, names, outlets, .. } = &*self.inner;
+        let mut wanted = self.inner.wanted.subscribe();
+        loop {
+            let kinds = wanted.borrow_and_update().clone();
+            let consuming = session.consume(&kinds, (options, names), outlets, tasks);
+            match tokio::time::timeout(options.connect_timeout, consuming).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => session.end(session::told(&error)),
+                Err(_) => session.end("the broker did not begin to give out messages in time"),
+            }
+            tokio::select! {
+                biased;
+                why = session.ended() => return why,
+                // The sender lives as long as `self`.
+                _ = wanted.changed() => {}
+            }
+        }
+    }
+
+    /// Takes nothing more until somebody receives again, and gives back what nobody has looked at.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: what could not be given back comes again when the connection ends.
+    pub async fn rest(&self) -> Result<(), Unavailable> {
+        self.inner.wanted.send_replace(BTreeSet::new());
+        for inbox in self.inner.inboxes.values() {
+            let mut inbox = inbox.lock().await;
+            while let Ok(arrived) = inbox.try_recv() {
+                self.give_back(arrived).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn want(&self, kind: Kind) {
+        self.inner.wanted.send_if_modified(|wanted| wanted.insert(kind));
     }
 
     /// Is the broker there, and does it accept messages?
@@ -204,6 +254,11 @@ impl Rabbit {
             State::Up(_) => Err(session::down("the connection went down")),
             State::Down(why) => Err(session::down(why.clone())),
         }
+    }
+
+    /// The clock that a `due` is compared with.
+    fn now(&self) -> Moment {
+        Moment::from_millis(clock::moment().as_millis().saturating_add(self.inner.options.shift.millis()))
     }
 
     /// Names below the configured prefix.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::domain::{event::Event, step::Kind};
 
 /// The longest wait in one hop is 2 to the power of this, in seconds.
-pub const LAST_LEVEL: u8 = 12;
+pub(super) const LAST_LEVEL: u8 = 12;
 
 /// The names below one prefix. `.v1` is part of each: arguments cannot be changed after a declare, so a change is a `.v2`
 /// beside it.
@@ -121,19 +121,19 @@ pub fn job_key(kind: Kind, bulk: bool) -> String {
 
 /// The key of a wait.
 #[must_use]
-pub fn delay_key(level: u8, kind: Kind) -> String {
+pub(super) fn delay_key(level: u8, kind: Kind) -> String {
     format!("l{level:02}.{}", kind.name())
 }
 
 /// The key of an event.
 #[must_use]
-pub fn event_key(event: &Event) -> String {
+pub(super) fn event_key(event: &Event) -> String {
     format!("v1.{}.{}.{}.{}", event.job.account, event.kind.name(), event.name, event.topic)
 }
 
 /// The largest class that fits into a wait; none below a second. The rest of the wait is parked when it wakes.
 #[must_use]
-pub fn level_within(wait: Duration) -> Option<u8> {
+pub(super) fn level_within(wait: Duration) -> Option<u8> {
     let seconds = wait.as_secs();
     let level = seconds.checked_ilog2()?;
     Some(u8::try_from(level).unwrap_or(LAST_LEVEL).min(LAST_LEVEL))
@@ -141,7 +141,7 @@ pub fn level_within(wait: Duration) -> Option<u8> {
 
 /// The smallest class that holds a wait: for a message that does not carry its own `due`, so that it is never early.
 #[must_use]
-pub fn level_above(wait: Duration) -> Option<u8> {
+pub(super) fn level_above(wait: Duration) -> Option<u8> {
     if wait.is_zero() {
         return None;
     }

@@ -4,9 +4,9 @@
 //! one path for everything: whatever goes wrong ends the session, and the supervisor makes the next one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,10 +16,10 @@ use futures_util::StreamExt as _;
 use lapin::{
     Acker, Channel, Confirmation, Connection, ConnectionProperties, Consumer, Event,
     message::Delivery as Message,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
         ConfirmSelectOptions},
     tcp::OwnedTLSConfig,
-    types::FieldTable,
+    types::{FieldTable, ShortString},
     uri::AMQPUri,
 };
 use secrecy::ExposeSecret as _;
@@ -78,11 +78,17 @@ impl Arrived {
 /// Where the messages of the lanes go.
 pub(super) type Inboxes = BTreeMap<(Kind, Lane), mpsc::Sender<Arrived>>;
 
+/// A lane's channel, and its consumer when there is one.
+#[derive(Debug, Clone)]
+struct Lined {
+    channel: Channel,
+    tag: ShortString,
+    is_on: bool,
+}
+
 /// One life of both connections.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// Grows with each session: what an older one gave out can no longer be settled.
-    pub number: u64,
     out: Channel,
     confirm_timeout: Duration,
     is_blocked: AtomicBool,
@@ -91,6 +97,7 @@ pub(super) struct Session {
     returns: mpsc::UnboundedSender<Acker>,
     publishing: Connection,
     consuming: Option<Connection>,
+    consumers: Mutex<BTreeMap<(Kind, Lane), Lined>>,
 }
 
 pub(super) fn down(why: impl Into<String>) -> Unavailable {
@@ -106,9 +113,6 @@ impl Session {
     /// Connects, and begins to consume.
     pub(super) async fn open(
         options: &Options,
-        names: &Names,
-        number: u64,
-        inboxes: &Inboxes,
         tasks: &mut JoinSet<()>,
     ) -> Result<Arc<Self>, String> {
         let publishing = connect(options, "publishes").await?;
@@ -117,7 +121,6 @@ impl Session {
         let consuming = if options.lanes.is_empty() { None } else { Some(connect(options, "consumes").await?) };
         let (returns, returned) = mpsc::unbounded_channel();
         let session = Arc::new(Self {
-            number,
             out,
             confirm_timeout: options.confirm_timeout,
             is_blocked: AtomicBool::new(false),
@@ -126,26 +129,61 @@ impl Session {
             returns,
             publishing,
             consuming,
+            consumers: Mutex::default(),
         });
         tasks.spawn(watch(Arc::clone(&session), session.publishing.events_listener()));
         if let Some(consuming) = &session.consuming {
             tasks.spawn(watch(Arc::clone(&session), consuming.events_listener()));
         }
         tasks.spawn(give_back(Arc::clone(&session), returned));
-        for (lane, inbox) in inboxes {
-            let consumer = session.consume(names, *lane, options.prefetch(*lane)).await.map_err(|error| told(&error))?;
-            tasks.spawn(forward(Arc::clone(&session), *lane, consumer, inbox.clone()));
-        }
         Ok(session)
     }
 
-    async fn consume(&self, names: &Names, (kind, lane): (Kind, Lane), prefetch: u16) -> Result<Consumer, lapin::Error> {
+    /// Consumes the lanes of these kinds and no others.
+    pub(super) async fn consume(
+        self: &Arc<Self>,
+        kinds: &BTreeSet<Kind>,
+        (options, names): (&Options, &Names),
+        inboxes: &Inboxes,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), lapin::Error> {
+        for (lane, inbox) in inboxes {
+            let known = self.consumers().get(lane).cloned();
+            match (kinds.contains(&lane.0), known) {
+                (true, Some(Lined { is_on: true, .. })) | (false, None | Some(Lined { is_on: false, .. })) => {}
+                (true, known) => {
+                    let channel = match known {
+                        Some(Lined { channel, .. }) => channel,
+                        None => self.channel(options.prefetch(*lane)).await?,
+                    };
+                    let consumer = self.begin(&channel, &names.lane(lane.0, lane.1)).await?;
+                    self.consumers().insert(*lane, Lined { channel, tag: consumer.tag(), is_on: true });
+                    tasks.spawn(forward(Arc::clone(self), *lane, consumer, inbox.clone()));
+                }
+                (false, Some(Lined { channel, tag, .. })) => {
+                    // The channel stays: closing it would give back what handlers are at work on.
+                    let off = Lined { channel: channel.clone(), tag: tag.clone(), is_on: false };
+                    self.consumers().insert(*lane, off);
+                    channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn channel(&self, prefetch: u16) -> Result<Channel, lapin::Error> {
         let Some(connection) = &self.consuming else { return Err(lapin::ErrorKind::InvalidChannel(0).into()) };
         let channel = connection.create_channel().await?;
         channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-        let queue = names.lane(kind, lane);
-        let options = BasicConsumeOptions::default();
-        channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await
+        Ok(channel)
+    }
+
+    async fn begin(&self, channel: &Channel, queue: &str) -> Result<Consumer, lapin::Error> {
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
+    }
+
+    fn consumers(&self) -> MutexGuard<'_, BTreeMap<(Kind, Lane), Lined>> {
+        self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -334,6 +372,8 @@ async fn forward(
                 }
             }
             Some(Err(error)) => return session.end(told(&error)),
+            // Cancelled by us.
+            None if session.consumers().get(&lane).is_some_and(|lined| !lined.is_on) => return,
             None => return session.end(format!("the broker ended the consumer of {lane:?}")),
         }
     }

@@ -258,6 +258,13 @@ impl Link {
         answer.map_err(|error| self.failed(number, &error))
     }
 
+    /// Runs several commands, of which no answer matters.
+    pub(super) async fn pipe(&self, commands: &redis::Pipeline) -> Result<(), Unavailable> {
+        let (number, mut connection) = self.connection().await?;
+        let answer = commands.query_async(&mut connection).await;
+        answer.map_err(|error| self.failed(number, &error))
+    }
+
     /// A server that refuses what we asked stays; one that is gone, mute, or no longer the primary is left.
     fn failed(&self, number: u64, error: &RedisError) -> Unavailable {
         let is_gone = error.is_connection_dropped()

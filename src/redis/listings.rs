@@ -1,5 +1,7 @@
 //! Listings of an account's products: read once for all who wait, page by page.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use super::{Store, foreign, millis};
 use crate::{
     domain::{
@@ -25,6 +27,7 @@ impl Store {
         let (listing, options) = (self.listing(account), self.options());
         let mut call = self.inner.scripts.listing.prepare_invoke();
         call.key(self.born()).key(&listing).key(format!("{listing}:whole")).key(format!("{listing}:partial"));
+        call.key(self.key("job", ""));
         call.arg(verb).arg(job.to_string()).arg(millis(options.listing_lease)).arg(millis(options.listing_for));
         for argument in more {
             call.arg(argument);
@@ -86,14 +89,14 @@ impl Listings for Store {
         call.key(self.born()).key(format!("{listing}:whole")).key(format!("{listing}:partial"));
         call.arg(&listing).arg(word(name));
         let answer: Vec<String> = self.run(&mut call).await?;
-        let mut seen = std::collections::BTreeSet::new();
-        let mut products = Vec::new();
+        // The newer listing comes first: what it says of a product counts.
+        let mut products: BTreeMap<String, Product> = BTreeMap::new();
         for pair in answer.chunks_exact(2) {
             let [id, body] = pair else { continue };
-            if seen.insert(id.clone()) {
-                products.push(serde_json::from_str(body).map_err(|_| foreign("a listed product"))?);
+            if let Entry::Vacant(free) = products.entry(id.clone()) {
+                free.insert(serde_json::from_str(body).map_err(|_| foreign("a listed product"))?);
             }
         }
-        Ok(products)
+        Ok(products.into_values().collect())
     }
 }

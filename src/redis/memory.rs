@@ -32,6 +32,20 @@ fn read(answer: &[String]) -> Result<Known, Unavailable> {
     Ok(Loaded { record, version, birth, now, holder_lives })
 }
 
+impl Store {
+    /// A ticket of the job is on its way to a poll. It counts until the job's record stands elsewhere.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn waits_for_poll(&self, job: &JobKey) -> Result<(), Unavailable> {
+        let (polls, kept) = (self.polls(&job.account), millis(self.options().retention));
+        let mut counted = redis::pipe();
+        counted.zadd(&polls, job.to_string(), crate::clock::moment().as_millis()).ignore();
+        counted.pexpire(&polls, i64::try_from(kept).unwrap_or(i64::MAX)).ignore();
+        self.inner.link.pipe(&counted).await
+    }
+}
+
 impl Memory for Store {
     async fn load(&self, job: &JobKey) -> Result<Known, Unavailable> {
         let mut call = self.inner.scripts.load.prepare_invoke();

@@ -75,7 +75,7 @@ impl Default for Options {
             retention: Duration::from_hours(30 * 24),
             turn_for: Duration::from_mins(20),
             listing_for: Duration::from_mins(10),
-            listing_lease: Duration::from_mins(1),
+            listing_lease: Duration::from_secs(1_380),
             page_failures: 5,
             accounts: BTreeMap::new(),
             shift: Shift::default(),

@@ -25,7 +25,7 @@ impl Store {
     fn bucket(&self, verb: &str, scope: &Scope, class: QuotaClass, now: Option<Moment>) -> ScriptInvocation<'_> {
         let limits = &scope.limits;
         let share = match class {
-            QuotaClass::Write => 1.0,
+            QuotaClass::Write | QuotaClass::Look => 1.0,
             QuotaClass::Download => limits.download_share,
             QuotaClass::Poll => limits.poll_share,
         };
@@ -56,6 +56,7 @@ const fn number(class: QuotaClass) -> u8 {
         QuotaClass::Write => 0,
         QuotaClass::Download => 1,
         QuotaClass::Poll => 2,
+        QuotaClass::Look => 3,
     }
 }
 
@@ -84,6 +85,13 @@ impl Quota for Store {
         let scope = self.scope(account);
         let mut call = self.bucket("throttled", &scope, QuotaClass::Write, None);
         call.arg(millis(pause));
+        let answer: Vec<String> = self.run(&mut call).await?;
+        moment(answer.get(1))
+    }
+
+    async fn paused_until(&self, account: &AccountName) -> Result<Moment, Unavailable> {
+        let scope = self.scope(account);
+        let mut call = self.bucket("paused", &scope, QuotaClass::Write, None);
         let answer: Vec<String> = self.run(&mut call).await?;
         moment(answer.get(1))
     }

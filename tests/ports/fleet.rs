@@ -22,7 +22,7 @@ use longshore::{
         ticket::Ticket,
         time::Moment,
     },
-    engine::settle::Broker as _,
+    engine::{ports::Origin, settle::Broker as _},
     fleet::Fleet,
     rabbitmq::{self, Names, Rabbit, topology},
     redis::{self, Address, Scope, Store, Tls},
@@ -53,7 +53,8 @@ impl Servers {
         let options = rabbitmq::Options {
             urls: vec![self.broker.url().into()],
             prefix: self.prefix.clone(),
-            lanes: Kind::ALL.map(|kind| (kind, 4)).into(),
+            lanes: Kind::ALL.map(|kind| (kind, 10)).into(),
+            shift: self.shift.clone(),
             ..rabbitmq::Options::default()
         };
         let rabbit = Rabbit::new(options);
@@ -125,9 +126,16 @@ impl Harness for Servers {
         self.advance(Duration::from_secs(61)).await;
     }
 
+    const PARK: Duration = Duration::from_secs(3);
+    const PUT: Origin = Origin::Return;
+
+    async fn rest(&self, worker: &Fleet) {
+        worker.broker().rest().await.unwrap();
+    }
+
     async fn put(&self, ticket: &Ticket) {
         let (rabbit, stop) = self.connect().await;
-        rabbit.publish(ticket).await.unwrap();
+        Fleet::new(rabbit.clone(), self.store()).publish(ticket).await.unwrap();
         stop.cancel();
         rabbit.gone().await;
     }

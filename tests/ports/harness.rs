@@ -32,6 +32,12 @@ pub(crate) trait Harness: Sized {
     async fn worker(&self) -> (Self::Home, u128);
     /// Ends a worker as `kill -9` does; its deliveries are still in the test's hands.
     async fn kill(&self, worker: Self::Home);
+    /// A worker that asks for nothing for a while; what a queue has sent it ahead goes back, unseen.
+    async fn rest(&self, _worker: &Self::Home) {}
+    /// How long a ticket is parked to see it come when it is due: short where the queue's time cannot be moved.
+    const PARK: Duration = Duration::from_mins(10);
+    /// Where a ticket comes from that was put into the queue at its first place.
+    const PUT: Origin = Origin::Accepted;
     /// Puts a ticket into the queue as it is.
     async fn put(&self, ticket: &Ticket);
     /// Moves the home's clock ahead.

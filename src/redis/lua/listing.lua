@@ -1,6 +1,6 @@
 -- A listing of an account's products. It belongs to one life of the memory: one of another counts as none.
 --
--- KEYS: birth mark, listing under way, newest complete one, newest incomplete one.
+-- KEYS: birth mark, listing under way, newest complete one, newest incomplete one, what the records' keys begin with.
 -- ARGV: join | page | failed | leave, job, lease in ms, how long a whole one may be read in ms, then
 --   join: not_before; page: next link or '', then name, product and body of each; failed: failures at most.
 -- A listing's products lie in keys of their own, one for each name: prefix of KEYS[2] .. ':' .. id .. ':' .. name.
@@ -40,6 +40,16 @@ local function over(listing, is_complete)
   end
 end
 
+-- Does the job that reads still have a claim that lives? One without a record has nothing to lose.
+local function lives(reader)
+  local record = redis.call('HGET', KEYS[5] .. reader, 'record')
+  if not record then
+    return true
+  end
+  local holder = cjson.decode(record).holder
+  return type(holder) == 'table' and holder['until'] > now
+end
+
 local known = read(KEYS[2])
 if verb == 'join' then
   local not_before = tonumber(ARGV[5])
@@ -49,7 +59,7 @@ if verb == 'join' then
   if whole(KEYS[4], not_before) then
     return { 'whole', '0' }
   end
-  if known and known.job ~= '' and known.job ~= job and known['until'] > now then
+  if known and known.job ~= '' and known.job ~= job and known['until'] > now and lives(known.job) then
     return { 'read' }
   end
   if not known or known.started_at < not_before then

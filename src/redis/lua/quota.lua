@@ -3,8 +3,9 @@
 -- KEYS: bucket. ARGV: verb, now in ms or '' for the server's clock, life of the bucket in ms, then the limits:
 --   calls a minute, share of the class, ahead in us, least wait, most wait, memory of the waiting (ms), floor, slow-down,
 --   recovery, failures to close, first and last closing (ms); then by verb:
---   admit: class 0..2, refusals, chance; throttled: pause in ms; failed, succeeded: nothing.
+--   admit: class 0..3 (the last is looks), refusals, chance; throttled: pause in ms; failed, succeeded, paused: nothing.
 -- The last argument moves the clock, for tests.
+local late_look, looks_apart = 5000, 8
 local verb = ARGV[1]
 local time = redis.call('TIME')
 local now = tonumber(ARGV[2]) or (time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[#ARGV])
@@ -73,6 +74,7 @@ if verb == 'admit' then
   if now < gate then
     return { 'gate', string.format('%.0f', gate + math.ceil(wait_min * chance)) }
   end
+  local is_look = class == '3'
   local now_us = now * 1000
   local function sane(arrival)
     arrival = arrival or 0
@@ -82,28 +84,45 @@ if verb == 'admit' then
     return math.max(arrival, now_us)
   end
   local calls = rate()
-  local at_us = math.max(sane(bucket.common), sane(bucket['class' .. class]))
-  if at_us - now_us > ahead_us then
+  local at_us = sane(bucket.common)
+  if not is_look then
+    at_us = math.max(at_us, sane(bucket['class' .. class]))
+  end
+  local next_us = at_us + interval_us(calls)
+  local look_at = bucket.look_at or 0
+  local is_kept = look_at > 0 and now < look_at + late_look
+  local is_for_a_look = not is_look and is_kept and next_us > look_at * 1000 + ahead_us
+  if is_for_a_look or at_us - now_us > ahead_us then
+    local before = bucket.was_look == 1 and next_us or at_us
+    local least = math.max(before - now_us - ahead_us, 0) / 1000
     local waiting = bucket['waiting' .. class] or 0
     if now - (bucket['refused' .. class] or 0) >= waiting_memory then
       waiting = 0
     end
-    if refusals == 0 then
-      waiting = waiting + 1
-    else
-      waiting = math.max(waiting, 1)
-    end
+    waiting = refusals == 0 and waiting + 1 or math.max(waiting, 1)
     set('waiting' .. class, waiting)
     set('refused' .. class, now)
-    save()
     local per_second = math.max(calls * share / 60, 1e-300)
     local wait = waiting / per_second / (refusals + 1) * 1000
     wait = math.max(math.min(wait, wait_max / 1.25), wait_min)
-    wait = math.min(wait + wait * 0.25 * chance, wait_max)
-    return { 'wait', string.format('%.0f', now + math.ceil(wait)) }
+    if is_look then
+      local spread = interval_us(calls) / 1000 * looks_apart
+      wait = math.min(math.max(math.min(wait, least + spread), least), wait_max)
+    end
+    local till = now + math.ceil(math.min(wait + wait * 0.25 * chance, wait_max))
+    if is_look then
+      set('look_at', is_kept and math.min(look_at, till) or till)
+    end
+    save()
+    return { 'wait', string.format('%.0f', till) }
   end
-  set('common', at_us + interval_us(calls))
-  set('class' .. class, at_us + interval_us(calls * share))
+  set('common', next_us)
+  set('was_look', is_look and 1 or 0)
+  if is_look then
+    set('look_at', 0)
+  else
+    set('class' .. class, at_us + interval_us(calls * share))
+  end
   if refusals > 0 and (bucket['waiting' .. class] or 0) > 0 then
     set('waiting' .. class, bucket['waiting' .. class] - 1)
   end
@@ -129,6 +148,9 @@ elseif verb == 'failed' then
   end
   save()
   return { 'closed', string.format('%.0f', bucket.closed) }
+end
+if verb == 'paused' then
+  return { 'paused', string.format('%.0f', gate) }
 end
 -- succeeded
 if (bucket.failures or 0) > 0 then

@@ -11,10 +11,7 @@ end
 local next_version = math.max(tonumber(version) + 1, now)
 redis.call('HSET', KEYS[2], 'version', text(next_version), 'record', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
-if ARGV[5] == '1' then
-  redis.call('ZADD', KEYS[3], text(now), ARGV[6])
-  redis.call('PEXPIRE', KEYS[3], ARGV[4])
-else
+if ARGV[5] ~= '1' then
   redis.call('ZREM', KEYS[3], ARGV[6])
 end
 return {}

@@ -80,6 +80,7 @@ pub(crate) async fn a_place_is_busy_while_its_holder_lives_and_free_when_it_is_d
     let (second, second_id) = harness.worker().await;
     harness.put(&ticket("a")).await;
     let held = take(&first, first_id, 1, Kind::Submission).await;
+    harness.rest(&first).await;
     harness.put(&held.ticket).await;
     let (copy, ticket) = receive(&second, Kind::Submission).await;
     let me = Claimant { worker: second_id, number: 1 };
@@ -106,8 +107,10 @@ pub(crate) async fn a_settled_or_dropped_delivery_ends_its_claim<H: Harness>() {
     let (other, other_id) = harness.worker().await;
     harness.put(&ticket("a")).await;
     let mut held = take(&home, worker, 1, Kind::Submission).await;
+    let first = &home;
     // Whoever gets it next, the same worker or another: the claim is dead, and the new one counts it as lost.
     for (number, home, worker) in [(2, &home, worker), (3, &home, worker), (4, &other, other_id)] {
+        harness.rest(if number == 4 { first } else { &other }).await;
         drop(held.delivery);
         // Homes that count by leases need them to run out.
         harness.advance(longshore::domain::claim::Policy::default().lease).await;

@@ -26,7 +26,7 @@ pub(crate) async fn a_message_is_given_to_one_taker_only<H: Harness>() {
         let (one, two) = tokio::join!(receive(&workers[0], Kind::Submission), receive(&workers[1], Kind::Submission));
         for (received, ticket) in [one, two] {
             assert!(!received.is_redelivered);
-            assert_eq!(received.origin, Origin::Accepted);
+            assert_eq!(received.origin, H::PUT);
             *seen.entry(ticket.key()).or_insert(0) += 1;
             held.push(received.delivery);
         }
@@ -92,12 +92,12 @@ pub(crate) async fn a_parked_ticket_comes_when_it_is_due_and_not_before<H: Harne
     harness.put(&ticket("a")).await;
     let held = take(&home, worker, 1, Kind::Submission).await;
     let now = longshore::engine::ports::Memory::load(&home, &key("a")).await.unwrap().now;
-    let parked = held.ticket.clone().parked(now.after(Duration::from_mins(10)));
+    let parked = held.ticket.clone().parked(now.after(H::PARK));
     let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, Next::Ticket(Box::new(parked.clone())));
     home.settle(held.delivery, Some(&key("a")), done).await.unwrap();
-    harness.advance(Duration::from_secs(590)).await;
+    harness.advance(H::PARK - Duration::from_secs(1)).await;
     assert_quiet(&home, Kind::Submission).await;
-    harness.advance(Duration::from_secs(11)).await;
+    harness.advance(Duration::from_secs(1)).await;
     let (received, ticket) = receive(&home, Kind::Submission).await;
     assert_eq!(ticket, parked);
     assert!(!received.is_redelivered);

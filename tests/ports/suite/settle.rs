@@ -106,6 +106,7 @@ pub(crate) async fn a_lost_holder_announces_nothing_and_its_ticket_goes_back_mar
     let (second, second_id) = harness.worker().await;
     harness.put(&ticket("a")).await;
     let held = take(&first, first_id, 1, Kind::Submission).await;
+    harness.rest(&first).await;
     harness.put(&next_try(&held.ticket)).await;
     let later = take(&second, second_id, 1, Kind::Submission).await;
     let mut done = settlement(
@@ -138,6 +139,7 @@ pub(crate) async fn letting_go_frees_the_same_place_at_once<H: Harness>() {
         let record = home.load(&key("a")).await.unwrap().record.unwrap();
         assert_eq!((record.holder, record.lost, record.panics), (None, lost, panics));
     }
+    harness.rest(&home).await;
     let held = take(&other, other_id, 1, Kind::Submission).await;
     assert_eq!(held.record.lost, 0);
 }
