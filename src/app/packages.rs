@@ -174,7 +174,7 @@ impl Packages {
         let facts = PackageFacts { sha256: package.sha256, size: package.size, files: 0, inf_files: 0 };
         let (harness, signatures) = wanted(product);
         let path = package.path.clone();
-        let checking = move |pace: &Pace| Ok(preflight::check_paced(&path, &harness, &signatures, pace));
+        let checking = move |pace: &Pace| preflight::check_paced(&path, &harness, &signatures, pace);
         let report =
             (self.on_file(&package.path, checking).await).map_err(Inspection::Failed)?.map_err(Inspection::Refused)?;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);

@@ -144,9 +144,9 @@ impl Bucket {
         let next_us = at_us.saturating_add(interval_us(rate));
         let ahead_us = i64::try_from(limits.ahead.as_micros()).unwrap_or(i64::MAX);
         let is_for_a_look = class != QuotaClass::Look
-            && self.look_at.is_some_and(|look| {
-                now < look.after(LATE_LOOK) && next_us > micros(look).saturating_add(ahead_us)
-            });
+            && self
+                .look_at
+                .is_some_and(|look| now < look.after(LATE_LOOK) && next_us > micros(look).saturating_add(ahead_us));
         if is_for_a_look || at_us.saturating_sub(now_us) > ahead_us {
             let least = Duration::from_micros(u64::try_from(at_us - now_us - ahead_us).unwrap_or(0));
             return self.refuse(now, class, refusals, (rate, least), limits, chance);

@@ -8,7 +8,7 @@ use std::{
     io::{self, ErrorKind, Read, Seek, SeekFrom},
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -27,6 +27,9 @@ pub struct Pace(Arc<Signs>);
 struct Signs {
     beats: AtomicU64,
     is_left: AtomicBool,
+    /// So many signs of life and no more.
+    #[cfg(test)]
+    most: OnceLock<u64>,
 }
 
 impl Pace {
@@ -35,7 +38,11 @@ impl Pace {
     /// # Errors
     /// When nobody waits any more: the work stops here.
     pub fn beat(&self) -> io::Result<()> {
-        self.0.beats.fetch_add(1, Ordering::Relaxed);
+        let _before = self.0.beats.fetch_add(1, Ordering::Relaxed);
+        #[cfg(test)]
+        if self.0.most.get().is_some_and(|most| _before >= *most) {
+            self.0.is_left.store(true, Ordering::Relaxed);
+        }
         if self.0.is_left.load(Ordering::Relaxed) {
             return Err(io::Error::other("nobody waits for it any more"));
         }
@@ -51,7 +58,15 @@ impl Pace {
         if !fs::metadata(path)?.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a file"));
         }
-        Ok(PacedFile { file: File::open(path)?, pace: self.clone() })
+        Ok(PacedFile { file: File::open(path)?, pace: self.clone(), trouble: Trouble::default() })
+    }
+
+    /// Of work that nobody waits for any more after so many signs of life.
+    #[cfg(test)]
+    pub(crate) fn left_after(beats: u64) -> Self {
+        let pace = Self::default();
+        pace.0.most.set(beats).unwrap();
+        pace
     }
 }
 
@@ -60,9 +75,38 @@ impl Pace {
 pub struct PacedFile {
     file: File,
     pace: Pace,
+    trouble: Trouble,
+}
+
+/// What the system said when a file could not be read. A library that reads it may make damage of that; this does not.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble(Arc<OnceLock<(ErrorKind, String)>>);
+
+impl Trouble {
+    /// The first error of a read, if there was one.
+    #[must_use]
+    pub fn seen(&self) -> Option<io::Error> {
+        self.0.get().map(|(kind, text)| io::Error::new(*kind, text.clone()))
+    }
+
+    fn heard<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        // A read is repeated after the one kind; the other is that of an offset which the file's own tables hold.
+        if let Err(error) = &done
+            && !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::InvalidInput)
+        {
+            self.0.get_or_init(|| (error.kind(), error.to_string()));
+        }
+        done
+    }
 }
 
 impl PacedFile {
+    /// What goes wrong with its reads, to be asked when a library has taken the file.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
+    }
+
     /// The file itself.
     #[must_use]
     pub const fn inner(&self) -> &File {
@@ -72,14 +116,15 @@ impl PacedFile {
 
 impl Read for PacedFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.pace.beat()?;
-        self.file.read(buffer)
+        let done = self.pace.beat().and_then(|()| self.file.read(buffer));
+        self.trouble.heard(done)
     }
 }
 
 impl Seek for PacedFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        let done = self.file.seek(to);
+        self.trouble.heard(done)
     }
 }
 
