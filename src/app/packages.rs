@@ -22,7 +22,10 @@ use crate::{
     },
     engine::ports::{self, Fetch, Fetched, TransferHooks, Upload},
     http,
-    package::{preflight, verify},
+    package::{
+        preflight,
+        verify::{self, Submission},
+    },
     seal::Keyring,
     telemetry::{Direction, Metrics},
     transfer::{
@@ -184,12 +187,17 @@ impl Packages {
 
     /// The package as it was submitted, to compare with. The source may be gone by now: a build agent's folder, a URL that
     /// ran out. That is no fault of the signed package.
-    async fn submitted(&self, spec: &PackageSpec, facts: &PackageFacts) -> Result<Option<LocalPackage>, Failure> {
-        match self.local(spec, Some(&facts.sha256)).await {
-            Ok(local) => Ok(Some(local)),
-            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => Ok(None),
-            Err(failure) => Err(failure),
-        }
+    async fn submission(&self, spec: &PackageSpec, facts: &PackageFacts) -> Result<Submission, Failure> {
+        let local = match self.local(spec, Some(&facts.sha256)).await {
+            Ok(local) => local,
+            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => {
+                return Ok(Submission::unread(verify::GONE.to_owned()));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let path = local.path.clone();
+        // With the package itself: one that was spooled goes with its last user.
+        self.on_file(&path, move |pace| Submission::read(&local.path, pace)).await
     }
 
     /// Reads and hashes a package without looking into it.
@@ -214,6 +222,21 @@ pub enum Inspection {
 fn refuse_credential(spec: &PackageSpec) -> Result<(), Failure> {
     let message = "a credential beside a source is not available in this version; use a signed URL";
     if spec.credential.is_some() { Err(Failure::Permanent(Cause::new(Kind::Source, message))) } else { Ok(()) }
+}
+
+/// What to compare a signed package with when its source may not answer: a later attempt may find it, and after the last one
+/// a good package is not kept from its name. `lies_at` is where the signed one lies meanwhile.
+fn comparable(read: Result<Submission, Failure>, is_last: bool, lies_at: &Path) -> Result<Submission, Failure> {
+    match read {
+        Err(Failure::Transient(cause)) if is_last => Ok(Submission::unread(format!(
+            "the submitted package could not be read in any attempt ({cause}); the signed one was not compared with it"
+        ))),
+        Err(Failure::Transient(cause)) => {
+            let message = format!("{cause}; the signed package waits for its comparison at {}", lies_at.display());
+            Err(Failure::Transient(Cause { message, ..cause }))
+        }
+        read => read,
+    }
 }
 
 /// Test harness and OS codes of the product to be made.
@@ -326,11 +349,9 @@ impl ports::Packages for Packages {
         let (file, verified) = match fetch.submitted {
             None => ready.place(|_, _| Ok(None)).await?,
             Some((submitted, facts)) => {
-                let local = self.submitted(submitted, facts).await?;
-                let compare = move |signed: &Path, pace: &Pace| {
-                    verify::verify_paced(signed, local.as_ref().map(|local| local.path.as_path()), pace).map(Some)
-                };
-                ready.place(compare).await?
+                let submission = self.submission(submitted, facts).await;
+                let submission = comparable(submission, fetch.is_last_attempt, ready.lies_at())?;
+                ready.place(move |signed, pace| verify::verify_paced(signed, submission, pace).map(Some)).await?
             }
         };
         let is_verified = verified.as_ref().is_some_and(|of| of.warnings.is_empty() && !of.inf_files.is_empty());
@@ -361,12 +382,46 @@ mod tests {
         job::DownloadSpec,
     };
 
+    fn packages(dir: &Path) -> Packages {
+        let keys = Keyring::new([zeroize::Zeroizing::new([7; crate::seal::KEY_BYTES])]).unwrap();
+        let spool = Spool::new(dir.join("spool"));
+        Packages::new(&crate::config::defaults(), keys, spool, Metrics::new().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_source_that_does_not_answer_keeps_a_signed_package_from_its_name_until_the_last_attempt() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nobody listens there any more.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let spec = PackageSpec {
+            source: format!("http://{address}/nic.cab"),
+            sha256: None,
+            preflight: true,
+            credential: None,
+        };
+        let facts = PackageFacts { sha256: Sha256::of(b"x"), size: 1, files: 1, inf_files: 1 };
+        let packages = packages(dir.path());
+        let lies_at = dir.path().join(".signed.zip.part");
+
+        let early = comparable(packages.submission(&spec, &facts).await, false, &lies_at).unwrap_err();
+        assert!(matches!(&early, Failure::Transient(cause) if cause.kind == Kind::NotSent), "{early:?}");
+        assert!(early.to_string().contains(".signed.zip.part"), "{early}");
+
+        let last = comparable(packages.submission(&spec, &facts).await, true, &lies_at).unwrap();
+        let signed = dir.path().join("signed.zip");
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(&signed).unwrap());
+        zip.start_file("nic.cat", zip::write::SimpleFileOptions::default()).unwrap();
+        zip.finish().unwrap();
+        let verified = verify::verify_paced(&signed, last, &Pace::default()).unwrap();
+        assert!(verified.inf_files.is_empty() && verified.warnings[0].contains("was not compared"), "{verified:?}");
+    }
+
     #[test]
     fn a_downloads_name_says_kind_and_submission_and_is_a_plain_name() {
         let spec = DownloadSpec { to: "file:///out/".into(), kinds: Vec::new(), overwrite: false };
         let name = |kind| {
             let (product, submission) = (ProductId::new(1), SubmissionId::new(1_152_921_504_606_846_977));
-            file_name(&Fetch { product, submission, kind, spec: &spec, submitted: None })
+            file_name(&Fetch { product, submission, kind, spec: &spec, submitted: None, is_last_attempt: false })
         };
         assert_eq!(name("signedPackage"), "signedPackage-1152921504606846977.zip");
         assert_eq!(name("driverMetadata"), "driverMetadata-1152921504606846977.json");

@@ -25,7 +25,41 @@ pub struct Verified {
     pub warnings: Vec<String>,
 }
 
+/// What a signed package is compared with: the INF files that were submitted.
+#[derive(Debug)]
+pub struct Submission {
+    infs: Vec<Submitted>,
+    /// Why there is nothing to compare with.
+    warning: Option<String>,
+}
+
+impl Submission {
+    /// Reads what was submitted, at somebody's pace; blocking, flat memory.
+    ///
+    /// # Errors
+    /// Transient, kind `LocalIo`: the disk failed.
+    pub fn read(path: &Path, pace: &Pace) -> Result<Self, Failure> {
+        match submitted_infs(path, pace) {
+            Ok(infs) => Ok(Self {
+                warning: infs.is_empty().then(|| "the submitted package holds no INF file to compare".to_owned()),
+                infs,
+            }),
+            Err(Error::Io(error)) => Err(disk(path, &error)),
+            Err(error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64)) => Ok(Self::unread(format!(
+                "the submitted package is no cabinet or archive that can be read ({error}); its INF files were not compared"
+            ))),
+        }
+    }
+
+    /// One that can no longer be read: the warning of whoever compares with it.
+    #[must_use]
+    pub const fn unread(warning: String) -> Self {
+        Self { infs: Vec::new(), warning: Some(warning) }
+    }
+}
+
 /// An INF as it was submitted.
+#[derive(Debug)]
 struct Submitted {
     path: String,
     sha256: Sha256,
@@ -33,33 +67,26 @@ struct Submitted {
     by_path: bool,
 }
 
+/// The warning when what was submitted is gone.
+pub const GONE: &str = "the submitted package can no longer be read; its INF files were not compared";
+
 /// Compares a signed package with what was submitted; blocking, flat memory.
 ///
 /// # Errors
 /// Permanent, kind `Verification`: it does not open, lacks an INF or a catalog, or an INF is another one. Transient,
 /// kind `LocalIo`: our disk failed.
 pub fn verify(signed_zip: &Path, submitted: Option<&Path>) -> Result<Verified, Failure> {
-    verify_paced(signed_zip, submitted, &Pace::default())
+    let pace = Pace::default();
+    let gone = || Ok(Submission::unread(GONE.to_owned()));
+    verify_paced(signed_zip, submitted.map_or_else(gone, |path| Submission::read(path, &pace))?, &pace)
 }
 
 /// The same at somebody's pace.
 ///
 /// # Errors
 /// As [`verify`].
-pub fn verify_paced(signed_zip: &Path, submitted: Option<&Path>, pace: &Pace) -> Result<Verified, Failure> {
-    let mut warnings = Vec::new();
-    let wanted = match submitted.map(|path| (path, submitted_infs(path, pace))) {
-        None => {
-            warnings.push("the submitted package can no longer be read; its INF files were not compared".to_owned());
-            Vec::new()
-        }
-        Some((_, Ok(wanted))) => wanted,
-        Some((path, Err(Error::Io(error)))) => return Err(disk(path, &error)),
-        Some((_, Err(error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64)))) => {
-            warnings.push(format!("the submitted package is no cabinet or archive that can be read ({error}); its INF files were not compared"));
-            Vec::new()
-        }
-    };
+pub fn verify_paced(signed_zip: &Path, submitted: Submission, pace: &Pace) -> Result<Verified, Failure> {
+    let Submission { infs: wanted, warning } = submitted;
     let refuse = |why: String| failed(format!("the signed package {}: {why}", signed_zip.display()));
     let mut archive = match Archive::open_paced(signed_zip, true, pace) {
         Ok(archive) => archive,
@@ -86,11 +113,8 @@ pub fn verify_paced(signed_zip: &Path, submitted: Option<&Path>, pace: &Pace) ->
     if catalogs.is_empty() {
         return Err(refuse("it holds no catalog (.cat)".to_owned()));
     }
-    if wanted.is_empty() && warnings.is_empty() {
-        warnings.push("the submitted package holds no INF file to compare".to_owned());
-    }
     let inf_files = wanted.into_iter().map(|inf| inf.path).collect();
-    Ok(Verified { files: entries.len(), inf_files, catalogs, warnings })
+    Ok(Verified { files: entries.len(), inf_files, catalogs, warnings: warning.into_iter().collect() })
 }
 
 /// The service keeps the cabinet's folders, sometimes within one more: the deepest match counts, and any equal one will do.
@@ -250,7 +274,10 @@ mod tests {
         fs::write(&zip, stored(&files)).unwrap();
         for package in [cab_of(&files), stored(&files)] {
             fs::write(&submitted, package).unwrap();
-            let checked = |beats| verify_paced(&zip, Some(&submitted), &Pace::left_after(beats));
+            let checked = |beats| {
+                let pace = Pace::left_after(beats);
+                verify_paced(&zip, Submission::read(&submitted, &pace)?, &pace)
+            };
             let mut beats = 0;
             let verified = loop {
                 match checked(beats) {

@@ -103,6 +103,12 @@ impl Ready {
         self.size
     }
 
+    /// Where it lies until it has its name.
+    #[must_use]
+    pub fn lies_at(&self) -> &Path {
+        &self.part.paths.part
+    }
+
     /// Gives the file its name when `check` finds nothing against its bytes; blocking work off this thread.
     ///
     /// # Errors
