@@ -5,9 +5,11 @@ use std::{
     fmt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::{keys, settings, spool::Spool};
 use crate::{
@@ -52,6 +54,7 @@ pub struct Packages {
     spool: Arc<Spool>,
     known: Mutex<VecDeque<(String, LocalPackage)>>,
     metrics: Metrics,
+    longest: Duration,
 }
 
 impl fmt::Debug for Packages {
@@ -74,6 +77,7 @@ impl Packages {
             fetcher: source::Fetcher::new(builder, rules.clone())?,
             rules,
             limits: settings::source_limits(told),
+            longest: told.longest_package_call(),
             sinks: settings::sinks(told),
             uploads: http::stream_client(&connections, sent).map_err(internal)?,
             downloads: http::stream_client(&connections, received).map_err(internal)?,
@@ -116,6 +120,19 @@ impl Packages {
     /// [`crate::seal::Error`].
     pub fn seal(&self, source: &str) -> Result<String, crate::seal::Error> {
         keys::seal_source(&self.keys, source)
+    }
+
+    /// All that one call does. Each part has a limit of its own; this one keeps their sum within what the settings promise:
+    /// no delivery lasts as long as the memory is in grace.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        // Every part of a call may be dropped at any await.
+        timeout(self.longest, call).await.unwrap_or_else(|_| {
+            let message = format!(
+                "the package's source and files have taken longer than {:?}: see [transfer] source_timeout and file_timeout",
+                self.longest
+            );
+            Err(Failure::Transient(Cause::new(Kind::LocalIo, message)))
+        })
     }
 
     /// Work on a file, left behind when it shows no sign of life.
@@ -299,16 +316,19 @@ impl ports::Packages for Packages {
         product: Option<&Map<String, Value>>,
     ) -> Result<(PackageFacts, Vec<String>), Failure> {
         refuse_credential(package)?;
-        if !package.preflight {
-            return self.measure(package).await.map(|facts| (facts, Vec::new()));
-        }
-        match self.look_into(package, product).await {
-            Ok((facts, report)) => Ok((facts, report.warnings)),
-            Err(Inspection::Failed(failure)) => Err(failure),
-            Err(Inspection::Refused(refusal)) => {
-                Err(Failure::Permanent(Cause::new(Kind::Preflight, refusal.to_string())))
+        let inspected = async {
+            if !package.preflight {
+                return self.measure(package).await.map(|facts| (facts, Vec::new()));
             }
-        }
+            match self.look_into(package, product).await {
+                Ok((facts, report)) => Ok((facts, report.warnings)),
+                Err(Inspection::Failed(failure)) => Err(failure),
+                Err(Inspection::Refused(refusal)) => {
+                    Err(Failure::Permanent(Cause::new(Kind::Preflight, refusal.to_string())))
+                }
+            }
+        };
+        self.in_time(inspected).await
     }
 
     async fn upload<H: TransferHooks>(
@@ -318,19 +338,33 @@ impl ports::Packages for Packages {
         slot: SignedUrl,
         hooks: &H,
     ) -> Result<Upload, Failure> {
-        let local = self.local(package, Some(&facts.sha256)).await?;
-        let hooks = Hooks::new(hooks, slot);
-        match upload::upload(&self.uploads, &self.transfer, &local, &hooks).await? {
-            upload::Outcome::Uploaded(uploaded) => {
-                self.metrics.transferred(Direction::Upload, uploaded.sent);
-                Ok(Upload::Done { bytes: local.size })
+        let uploaded = async {
+            let local = self.local(package, Some(&facts.sha256)).await?;
+            let hooks = Hooks::new(hooks, slot);
+            match upload::upload(&self.uploads, &self.transfer, &local, &hooks).await? {
+                upload::Outcome::Uploaded(uploaded) => {
+                    self.metrics.transferred(Direction::Upload, uploaded.sent);
+                    Ok(Upload::Done { bytes: local.size })
+                }
+                upload::Outcome::Paused { .. } => Ok(Upload::Paused),
+                upload::Outcome::NotHolder => Ok(Upload::NotHolder),
             }
-            upload::Outcome::Paused { .. } => Ok(Upload::Paused),
-            upload::Outcome::NotHolder => Ok(Upload::NotHolder),
-        }
+        };
+        self.in_time(uploaded).await
     }
 
     async fn download<H: TransferHooks>(
+        &self,
+        fetch: &Fetch<'_>,
+        url: SignedUrl,
+        hooks: &H,
+    ) -> Result<Fetched, Failure> {
+        self.in_time(self.fetched(fetch, url, hooks)).await
+    }
+}
+
+impl Packages {
+    async fn fetched<H: TransferHooks>(
         &self,
         fetch: &Fetch<'_>,
         url: SignedUrl,
@@ -414,6 +448,23 @@ mod tests {
         zip.finish().unwrap();
         let verified = verify::verify_paced(&signed, last, &Pace::default()).unwrap();
         assert!(verified.inf_files.is_empty() && verified.warnings[0].contains("was not compared"), "{verified:?}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_only_drips_ends_with_the_time_for_a_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let spec = PackageSpec {
+            source: format!("http://{}/nic.cab", listener.local_addr().unwrap()),
+            sha256: None,
+            preflight: true,
+            credential: None,
+        };
+        let packages = Packages { longest: Duration::from_millis(50), ..packages(dir.path()) };
+        // The connection is taken by the system and never answered; an answer alone may take longer.
+        let failure = ports::Packages::inspect(&packages, &spec, None).await.unwrap_err();
+        assert!(matches!(&failure, Failure::Transient(_)), "{failure:?}");
+        assert!(failure.to_string().contains("[transfer] source_timeout and file_timeout"), "{failure}");
     }
 
     #[test]
