@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_that_only_drips_ends_with_the_time_for_a_call() {
+    async fn a_call_ends_with_its_time_whatever_its_source_does() {
         let dir = tempfile::tempdir().unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let spec = PackageSpec {
