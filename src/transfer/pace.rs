@@ -42,9 +42,9 @@ impl Pace {
     /// # Errors
     /// When nobody waits any more: the work stops here.
     pub fn beat(&self) -> io::Result<()> {
-        let _before = self.0.beats.fetch_add(1, Ordering::Relaxed);
+        self.0.beats.fetch_add(1, Ordering::Relaxed);
         #[cfg(test)]
-        if self.0.most.get().is_some_and(|most| _before >= *most) {
+        if self.0.most.get().is_some_and(|most| self.0.beats.load(Ordering::Relaxed) > *most) {
             self.0.is_left.store(true, Ordering::Relaxed);
         }
         if self.0.is_left.load(Ordering::Relaxed) {
@@ -310,7 +310,10 @@ mod tests {
             let (go_on, wait) = mpsc::channel::<()>();
             let taken = tokio::task::spawn_blocking(move || wait.recv().unwrap());
             let (tell, told) = oneshot::channel::<()>();
-            let queued = limited(SHORT, Path::new("/local/wifi.cab"), move |_| Ok(tell.send(()).unwrap()));
+            let queued = limited(SHORT, Path::new("/local/wifi.cab"), move |_| {
+                tell.send(()).unwrap();
+                Ok(())
+            });
             let text = queued.await.unwrap_err().to_string();
             assert!(text.contains("no thread was free") && !text.contains("not answered"), "{text}");
             go_on.send(()).unwrap();
