@@ -486,6 +486,8 @@ pub struct Fetch<'a> {
     pub spec: &'a DownloadSpec,
     /// What was submitted: the signed package gets its name only when it holds that.
     pub submitted: Option<(&'a PackageSpec, &'a PackageFacts)>,
+    /// Does a transient failure now end the job? Then what was submitted is compared if it can be, and told if not.
+    pub is_last_attempt: bool,
 }
 
 /// Packages: sources, checks, blobs and sinks.
