@@ -377,6 +377,8 @@ pub enum SignIn {
         message: String,
         /// What to do next.
         next: String,
+        /// How long ago it was refused: the adapter may remember a refusal, and answer without asking again.
+        ago: Duration,
         /// Ask again after this.
         again: Duration,
     },
