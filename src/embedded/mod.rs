@@ -20,6 +20,7 @@ mod thread;
 
 mod dead_letters;
 mod events;
+mod glance;
 mod jobs;
 mod listings;
 mod locks;
@@ -51,6 +52,7 @@ pub use self::{
     error::Error,
     events::EventFilter,
     file::Shift,
+    glance::{Named, glance},
     jobs::{JobFilter, JobSummary, JobView, State, Transfer},
     queue::Delivery,
     retention::Tidied,
