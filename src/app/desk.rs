@@ -68,8 +68,7 @@ impl<'a> Desk<'a> {
     /// # Errors
     /// [`DeskError::Home`].
     pub fn open(app: &'a App, account: AccountName) -> Result<Self, DeskError> {
-        let quota = app.home.worker()?;
-        quota.restrict_to(&std::collections::BTreeSet::new());
+        let quota = app.home.worker_of(&std::collections::BTreeSet::new())?;
         Ok(Self { app, quota, account, correlation: CorrelationId(clock::uuid_v4()), token: None })
     }
 
