@@ -323,9 +323,9 @@ pub(super) async fn print_going(context: &mut Context, app: &App, key: &JobKey) 
     } else {
         context.out.document(&JobResult::of(&view))?;
     }
-    if !submit::has_worker(app).await? {
+    if let Some(nobody) = submit::nobody_for(app, [&key.account]).await? {
         context.remark(&format!(
-            "no worker is running on this home; start one with: longshore worker, or: longshore job watch {}",
+            "{nobody}; start one with: longshore worker, or: longshore job watch {}",
             key.id
         ));
     }
