@@ -46,7 +46,7 @@ pub(super) struct Arguments {
     /// An older copy of the home's file was put back: forget what it believes to know, so that every job looks first
     #[arg(long)]
     restored: bool,
-    /// See, too, whether each account may write: asks to commit a submission that does not exist, which changes nothing
+    /// See, too, whether each account may probably write: asks to commit a submission that does not exist, which changes nothing
     #[arg(long, conflicts_with = "restored")]
     try_write: bool,
 }
@@ -178,7 +178,7 @@ async fn account(app: &App, name: &AccountName, is_write_tried: bool) -> Vec<Fin
             findings.push(if is_write_tried {
                 try_write::run(app, name).await
             } else {
-                Finding::open("roles", format!("{name}: may create (not tried; add --try-write to see)"))
+                Finding::open("roles", format!("{name}: may create (not tried; --try-write makes it probable)"))
             });
         }
         Err(error) => findings.push(refused(app, name, &error)),

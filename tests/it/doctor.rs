@@ -18,7 +18,8 @@ fn whether_an_account_may_write_is_seen_by_a_write_that_changes_nothing() {
     assert!(quiet[1]["good"].is_null() && quiet[1]["message"].as_str().unwrap().contains("--try-write"), "{quiet:?}");
     assert!(!world.sandbox.journal().to_string().contains("commitSubmission"), "it wrote without being asked to");
     let tried = roles(&world.run(&["doctor", "--try-write"]).ended(0));
-    assert!(tried[1]["good"] == true && tried[1]["message"].as_str().unwrap().contains("may create"), "{tried:?}");
+    let told = tried[1]["message"].as_str().unwrap();
+    assert!(tried[1]["good"].is_null() && told.contains("may probably create"), "a 404 is no certainty: {tried:?}");
     let totals = world.sandbox.verdict()["totals"].clone();
     assert!(totals["products"] == 0 && totals["submissions"] == 0 && totals["committed_submissions"] == 0, "{totals}");
 }
