@@ -204,8 +204,22 @@ fn refused(app: &App, name: &AccountName, error: &DeskError) -> Finding {
         let text = format!("{name}: may not read products: {}", cause.message);
         return Finding::bad("roles", Exit::NotAllowed, text, give_role(app, name));
     }
-    let next = "check network and endpoints, then: longshore doctor";
-    Finding::bad("roles", exit_of(error), format!("{name}: {error}"), next)
+    unanswered(format!("{name}: may read products"), error, "longshore doctor")
+}
+
+/// A question of the roles that got no answer; `again` is the command that asks it again.
+pub(super) fn unanswered(question: String, error: &DeskError, again: &str) -> Finding {
+    let text = format!("{question} (cannot be told: {error})");
+    match error {
+        // Nothing is wrong: the jobs are at work.
+        DeskError::RateUsedUp { .. } => Finding::open("roles", text),
+        DeskError::Call(Failure::Throttled(_)) => {
+            Finding::bad("roles", exit_of(error), text, format!("wait until then, and: {again}"))
+        }
+        DeskError::SignIn(_) | DeskError::Call(_) | DeskError::Home(_) => {
+            Finding::bad("roles", exit_of(error), text, format!("check network and endpoints, then: {again}"))
+        }
+    }
 }
 
 /// What to do when the role is missing.
@@ -218,7 +232,7 @@ pub(super) fn give_role(app: &App, name: &AccountName) -> String {
 pub(super) const fn exit_of(error: &DeskError) -> Exit {
     match error {
         DeskError::SignIn(_) => Exit::SignIn,
-        DeskError::Call(Failure::Throttled(_)) => Exit::RateLimited,
+        DeskError::Call(Failure::Throttled(_)) | DeskError::RateUsedUp { .. } => Exit::RateLimited,
         DeskError::Call(_) => Exit::Unavailable,
         DeskError::Home(_) => Exit::LocalIo,
     }
@@ -319,4 +333,24 @@ fn tell(context: &mut Context, findings: &[Finding]) -> Result<(), Stop> {
         }
     }
     Ok(context.out.text(&out)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        failure::{Cause, Pause},
+        time::Moment,
+    };
+
+    #[test]
+    fn a_rate_that_jobs_use_up_is_an_open_question_and_a_pause_is_no_matter_of_the_network() {
+        let account = AccountName::parse("contoso").unwrap();
+        let used_up = DeskError::RateUsedUp { account, until: Moment::default() };
+        let open = unanswered("contoso: may read products".to_owned(), &used_up, "longshore doctor");
+        assert!(open.exit == Exit::Done && !open.is_known && open.next.is_none(), "{}", open.text);
+        let pause = Pause { retry_after: None, cause: Cause::new(Kind::Throttled, "throttled until 12:00") };
+        let paused = unanswered("q".to_owned(), &Failure::Throttled(pause).into(), "longshore doctor");
+        assert_eq!((paused.exit, paused.next.as_deref()), (Exit::RateLimited, Some("wait until then, and: longshore doctor")));
+    }
 }

@@ -117,6 +117,10 @@ impl From<DeskError> for Stop {
         match error {
             DeskError::SignIn(error) => error.into(),
             DeskError::Call(failure) => failure.into(),
+            DeskError::RateUsedUp { .. } => {
+                let problem = Problem::new("the account's rate is used up").what(error.to_string());
+                Self::new(Exit::RateLimited, problem.next("try again later; longshore doctor says what the rate means"))
+            }
             DeskError::Home(error) => error.into(),
         }
     }

@@ -77,6 +77,5 @@ impl Heard {
 }
 
 fn failed(name: &AccountName, error: &DeskError) -> Finding {
-    let next = "check network and endpoints, then: longshore doctor --try-write";
-    Finding::bad("roles", doctor::exit_of(error), format!("{name}: whether it may create: {error}"), next)
+    doctor::unanswered(format!("{name}: may create"), error, "longshore doctor --try-write")
 }
