@@ -96,7 +96,7 @@ impl Service {
             Ok(token) => Ok(Token { version: token.version.to_string(), secret: token.secret }),
             Err(SignInError::Refused(refusal)) => Err(told(refusal, self.settings.identity.refused_for)),
             Err(error @ SignInError::Throttled { wait }) => {
-                Err(SignIn::Later { message: error.to_string(), again: wait })
+                Err(SignIn::Throttled { message: error.to_string(), again: wait })
             }
             Err(error @ SignInError::Transient { .. }) => {
                 let again = LATER.min(self.settings.identity.backoff_cap);

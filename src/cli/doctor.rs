@@ -27,6 +27,7 @@ use crate::{
         service::Request,
     },
     embedded::EventFilter,
+    engine::ports::SignIn,
     http,
 };
 
@@ -213,8 +214,8 @@ pub(super) fn unanswered(question: String, error: &DeskError, again: &str) -> Fi
     match error {
         // Nothing is wrong: the jobs are at work.
         DeskError::RateUsedUp { .. } => Finding::open("roles", text),
-        DeskError::Call(Failure::Throttled(_)) => {
-            Finding::bad("roles", exit_of(error), text, format!("wait until then, and: {again}"))
+        DeskError::SignIn(SignIn::Throttled { .. }) | DeskError::Call(Failure::Throttled(_)) => {
+            Finding::bad("roles", exit_of(error), text, format!("wait until it is over, then: {again}"))
         }
         DeskError::SignIn(_) | DeskError::Call(_) | DeskError::Home(_) => {
             Finding::bad("roles", exit_of(error), text, format!("check network and endpoints, then: {again}"))
@@ -231,8 +232,10 @@ pub(super) fn give_role(app: &App, name: &AccountName) -> String {
 /// The code of a call that gave nothing.
 pub(super) const fn exit_of(error: &DeskError) -> Exit {
     match error {
-        DeskError::SignIn(_) => Exit::SignIn,
-        DeskError::Call(Failure::Throttled(_)) | DeskError::RateUsedUp { .. } => Exit::RateLimited,
+        DeskError::SignIn(SignIn::Refused { .. }) => Exit::SignIn,
+        DeskError::SignIn(SignIn::Later { .. }) => Exit::Unavailable,
+        DeskError::SignIn(SignIn::Throttled { .. })
+        | DeskError::Call(Failure::Throttled(_)) | DeskError::RateUsedUp { .. } => Exit::RateLimited,
         DeskError::Call(_) => Exit::Unavailable,
         DeskError::Home(_) => Exit::LocalIo,
     }
@@ -351,6 +354,6 @@ mod tests {
         assert!(open.exit == Exit::Done && !open.is_known && open.next.is_none(), "{}", open.text);
         let pause = Pause { retry_after: None, cause: Cause::new(Kind::Throttled, "throttled until 12:00") };
         let paused = unanswered("q".to_owned(), &Failure::Throttled(pause).into(), "longshore doctor");
-        assert_eq!((paused.exit, paused.next.as_deref()), (Exit::RateLimited, Some("wait until then, and: longshore doctor")));
+        assert_eq!((paused.exit, paused.next.as_deref()), (Exit::RateLimited, Some("wait until it is over, then: longshore doctor")));
     }
 }

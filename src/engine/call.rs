@@ -270,7 +270,9 @@ impl Stop {
 fn no_token(error: SignIn, now: Moment) -> Stop {
     let (message, next, again, refused_at) = match error {
         SignIn::Refused { message, next, ago, again } => (message, next, again, Some(now.before(ago))),
-        SignIn::Later { message, again } => (message, String::new(), again, None),
+        SignIn::Throttled { message, again } | SignIn::Later { message, again } => {
+            (message, String::new(), again, None)
+        }
     };
     Stop::Wait { until: now.after(again), why: Waiting::SignIn { message, next, refused_at } }
 }

@@ -382,7 +382,15 @@ pub enum SignIn {
         /// Ask again after this.
         again: Duration,
     },
-    /// The token endpoint asked for a pause, or fails for the moment.
+    /// The token endpoint asked for a pause.
+    #[error("no token for the moment: {message}")]
+    Throttled {
+        /// What happened.
+        message: String,
+        /// Ask again after this.
+        again: Duration,
+    },
+    /// The token endpoint fails for the moment.
     #[error("no token for the moment: {message}")]
     Later {
         /// What happened.
