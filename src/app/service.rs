@@ -75,11 +75,10 @@ impl Service {
         {
             return Ok(Arc::clone(identity));
         }
-        let refused =
-            |message: String, next: &str| {
-                let (next, ago) = (next.to_owned(), Duration::ZERO);
-                SignIn::Refused { message, next, ago, again: FETCH_AGAIN }
-            };
+        let refused = |message: String, next: &str| {
+            let (next, ago) = (next.to_owned(), Duration::ZERO);
+            SignIn::Refused { message, next, ago, again: FETCH_AGAIN }
+        };
         let Some(account) = self.settings.accounts.get(name) else {
             return Err(refused(format!("account {name} is not configured"), "configure it: longshore config show"));
         };
@@ -188,7 +187,9 @@ mod tests {
     fn a_remembered_refusal_is_as_old_as_it_is_and_waits_for_the_rest_of_its_time() {
         let seconds = Duration::from_secs;
         let remembered = Remembered { ago: seconds(30), rest: seconds(29) };
-        for (remembered, times) in [(None, (seconds(0), seconds(60))), (Some(remembered), (seconds(30), seconds(29)))] {
+        for (remembered, times) in
+            [(None, (seconds(0), seconds(60))), (Some(Box::new(remembered)), (seconds(30), seconds(29)))]
+        {
             let refusal = Refusal {
                 codes: Vec::new(),
                 error: "invalid_client".to_owned(),

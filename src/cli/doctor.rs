@@ -205,11 +205,11 @@ fn refused(app: &App, name: &AccountName, error: &DeskError) -> Finding {
         let text = format!("{name}: may not read products: {}", cause.message);
         return Finding::bad("roles", Exit::NotAllowed, text, give_role(app, name));
     }
-    unanswered(format!("{name}: may read products"), error, "longshore doctor")
+    unanswered(&format!("{name}: may read products"), error, "longshore doctor")
 }
 
 /// A question of the roles that got no answer; `again` is the command that asks it again.
-pub(super) fn unanswered(question: String, error: &DeskError, again: &str) -> Finding {
+pub(super) fn unanswered(question: &str, error: &DeskError, again: &str) -> Finding {
     let text = format!("{question} (cannot be told: {error})");
     match error {
         // Nothing is wrong: the jobs are at work.
@@ -233,10 +233,10 @@ pub(super) fn give_role(app: &App, name: &AccountName) -> String {
 pub(super) const fn exit_of(error: &DeskError) -> Exit {
     match error {
         DeskError::SignIn(SignIn::Refused { .. }) => Exit::SignIn,
-        DeskError::SignIn(SignIn::Later { .. }) => Exit::Unavailable,
         DeskError::SignIn(SignIn::Throttled { .. })
-        | DeskError::Call(Failure::Throttled(_)) | DeskError::RateUsedUp { .. } => Exit::RateLimited,
-        DeskError::Call(_) => Exit::Unavailable,
+        | DeskError::Call(Failure::Throttled(_))
+        | DeskError::RateUsedUp { .. } => Exit::RateLimited,
+        DeskError::SignIn(SignIn::Later { .. }) | DeskError::Call(_) => Exit::Unavailable,
         DeskError::Home(_) => Exit::LocalIo,
     }
 }
@@ -350,10 +350,13 @@ mod tests {
     fn a_rate_that_jobs_use_up_is_an_open_question_and_a_pause_is_no_matter_of_the_network() {
         let account = AccountName::parse("contoso").unwrap();
         let used_up = DeskError::RateUsedUp { account, until: Moment::default() };
-        let open = unanswered("contoso: may read products".to_owned(), &used_up, "longshore doctor");
+        let open = unanswered("contoso: may read products", &used_up, "longshore doctor");
         assert!(open.exit == Exit::Done && !open.is_known && open.next.is_none(), "{}", open.text);
         let pause = Pause { retry_after: None, cause: Cause::new(Kind::Throttled, "throttled until 12:00") };
-        let paused = unanswered("q".to_owned(), &Failure::Throttled(pause).into(), "longshore doctor");
-        assert_eq!((paused.exit, paused.next.as_deref()), (Exit::RateLimited, Some("wait until it is over, then: longshore doctor")));
+        let paused = unanswered("q", &Failure::Throttled(pause).into(), "longshore doctor");
+        assert_eq!(
+            (paused.exit, paused.next.as_deref()),
+            (Exit::RateLimited, Some("wait until it is over, then: longshore doctor"))
+        );
     }
 }

@@ -324,10 +324,7 @@ pub(super) async fn print_going(context: &mut Context, app: &App, key: &JobKey) 
         context.out.document(&JobResult::of(&view))?;
     }
     if let Some(nobody) = submit::nobody_for(app, [&key.account]).await? {
-        context.remark(&format!(
-            "{nobody}; start one with: longshore worker, or: longshore job watch {}",
-            key.id
-        ));
+        context.remark(&format!("{nobody}; start one with: longshore worker, or: longshore job watch {}", key.id));
     }
     Ok(Exit::Done)
 }

@@ -146,14 +146,15 @@ fn tries(place: Place, events: &[Event]) -> BTreeMap<(u32, u16), u64> {
     };
     for event in events {
         let mut place = event.sequence.split('.').map(str::parse::<u32>);
-        let (Some(Ok(generation)), Some(Ok(step)), Some(Ok(tried))) = (place.next(), place.next(), place.next()) else {
+        let (Some(Ok(generation)), Some(Ok(step)), Some(Ok(number))) = (place.next(), place.next(), place.next())
+        else {
             continue;
         };
         // The try of this place has been called when it finished its step, or failed by what was called.
         let is_called = event.data.get("done").is_some()
             || event.name == Name::Completed
             || event.data.pointer("/reason/cause").is_some_and(|cause| !cause.is_null());
-        count(generation, u16::try_from(step).unwrap_or_default(), u64::from(tried) + u64::from(is_called));
+        count(generation, u16::try_from(step).unwrap_or_default(), u64::from(number) + u64::from(is_called));
     }
     count(place.generation, place.step, u64::from(place.r#try));
     tries.retain(|_, so_many| *so_many > 0);

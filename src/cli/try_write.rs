@@ -77,5 +77,5 @@ impl Heard {
 }
 
 fn failed(name: &AccountName, error: &DeskError) -> Finding {
-    doctor::unanswered(format!("{name}: may create"), error, "longshore doctor --try-write")
+    doctor::unanswered(&format!("{name}: may create"), error, "longshore doctor --try-write")
 }

@@ -126,7 +126,8 @@ mod tests {
         for version in [schema::KNOWN - 1, schema::KNOWN + 1] {
             let connection = Connection::open(&file).unwrap();
             schema::migrate(&connection).unwrap();
-            let insert = "INSERT OR IGNORE INTO jobs (job, account, hash, accepted_at, touched_at, generation, step, try)
+            let insert =
+                "INSERT OR IGNORE INTO jobs (job, account, hash, accepted_at, touched_at, generation, step, try)
                           VALUES ('contoso/a', 'contoso', 'x', 1, 1, 1, 0, 0)";
             connection.execute(insert, []).unwrap();
             assert_eq!(named(folder.path(), ""), ["contoso/a"], "of its own schema it is read");

@@ -1,11 +1,6 @@
 //! One worker: its lock, and the thread that sweeps up after the others.
 
-use std::{
-    collections::BTreeSet,
-    ops::Deref,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, ops::Deref, sync::Arc, time::Duration};
 
 use super::{
     Embedded, Error,

@@ -144,7 +144,7 @@ pub struct Refusal {
     pub http_status: Option<u16>,
     /// Set when nobody was asked: the cache's memory of an earlier request gives the answer.
     #[serde(skip)]
-    pub remembered: Option<Remembered>,
+    pub remembered: Option<Box<Remembered>>,
 }
 
 /// An answer of the cache's memory.

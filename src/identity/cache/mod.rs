@@ -209,7 +209,7 @@ impl State {
                 SignInError::Throttled { .. } => SignInError::Throttled { wait: closed.until.since(now) },
                 SignInError::Refused(refusal) => {
                     let remembered = Remembered { ago: now.since(closed.at), rest: closed.until.since(now) };
-                    SignInError::Refused(Refusal { remembered: Some(remembered), ..refusal.clone() })
+                    SignInError::Refused(Refusal { remembered: Some(Box::new(remembered)), ..refusal.clone() })
                 }
                 error @ SignInError::Transient { .. } => error.clone(),
             }),

@@ -167,7 +167,7 @@ fn refusal() -> SignInError {
 fn remembered(ago: Duration) -> SignInError {
     let SignInError::Refused(refusal) = refusal() else { unreachable!() };
     let remembered = Remembered { ago, rest: MINUTE.checked_sub(ago).unwrap() };
-    SignInError::Refused(Refusal { remembered: Some(remembered), ..refusal })
+    SignInError::Refused(Refusal { remembered: Some(Box::new(remembered)), ..refusal })
 }
 
 async fn get<S: TokenStore>(cache: &TestCache<S>) -> Result<TokenVersion, SignInError> {
