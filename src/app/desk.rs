@@ -156,7 +156,11 @@ impl<'a> Desk<'a> {
             }
             if refusals == 0 {
                 let within = PATIENCE.as_secs();
-                tracing::warn!(account = %self.account, within, "the account's rate is used up: waiting for a permit");
+                if is_pause {
+                    tracing::warn!(account = %self.account, within, "the service asked for a pause: waiting for a permit");
+                } else {
+                    tracing::warn!(account = %self.account, within, "the account's rate is used up: waiting for a permit");
+                }
             }
             // A person does not stand in line behind every poll that waits: the next ask is soon, not in its turn.
             tokio::time::sleep(wait.min(ASK_AGAIN).min(left)).await;
