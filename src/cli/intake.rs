@@ -355,6 +355,12 @@ pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
     }
 }
 
+/// How a person names this job: by its id, and by its account, too, where another account has a job of the same id.
+pub(super) async fn name_of(app: &App, key: &JobKey) -> Result<String, Stop> {
+    let is_alone = app.home.named(&key.id).await?.len() < 2;
+    Ok(if is_alone { key.id.to_string() } else { key.to_string() })
+}
+
 /// Nobody knows this job: the nearest name that somebody knows.
 pub(super) async fn unknown_job(app: &App, named: &str) -> Result<Stop, Stop> {
     let latest = app.home.jobs(JobFilter { limit: 1_000, ..JobFilter::default() }).await?;
