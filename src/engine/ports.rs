@@ -377,10 +377,20 @@ pub enum SignIn {
         message: String,
         /// What to do next.
         next: String,
+        /// How long ago it was refused: the adapter may remember a refusal, and answer without asking again.
+        ago: Duration,
         /// Ask again after this.
         again: Duration,
     },
-    /// The token endpoint asked for a pause, or fails for the moment.
+    /// The token endpoint asked for a pause.
+    #[error("no token for the moment: {message}")]
+    Throttled {
+        /// What happened.
+        message: String,
+        /// Ask again after this.
+        again: Duration,
+    },
+    /// The token endpoint fails for the moment.
     #[error("no token for the moment: {message}")]
     Later {
         /// What happened.
