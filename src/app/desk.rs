@@ -35,6 +35,14 @@ pub enum DeskError {
     /// The call failed.
     #[error("{0}")]
     Call(Failure),
+    /// The account's own rate is used up by its jobs; the service asked for no pause.
+    #[error("the account's rate is used up by jobs; a call of {account} may go out at {} at the earliest", until.timestamp())]
+    RateUsedUp {
+        /// The account.
+        account: AccountName,
+        /// When the next permit may be had.
+        until: Moment,
+    },
     /// The home's file.
     #[error(transparent)]
     Home(#[from] embedded::Error),
@@ -68,8 +76,7 @@ impl<'a> Desk<'a> {
     /// # Errors
     /// [`DeskError::Home`].
     pub fn open(app: &'a App, account: AccountName) -> Result<Self, DeskError> {
-        let quota = app.home.worker()?;
-        quota.restrict_to(&std::collections::BTreeSet::new());
+        let quota = app.home.worker_of(&std::collections::BTreeSet::new())?;
         Ok(Self { app, quota, account, correlation: CorrelationId(clock::uuid_v4()), token: None })
     }
 
@@ -82,7 +89,8 @@ impl<'a> Desk<'a> {
     /// One read: token, permit, call; a refused token is renewed once, and the quota learns from every answer.
     ///
     /// # Errors
-    /// [`DeskError`]; a throttled account is a [`Failure::Throttled`] that says until when.
+    /// [`DeskError`]; a throttled account is a [`Failure::Throttled`] that says until when, one whose jobs use its rate up
+    /// [`DeskError::RateUsedUp`].
     pub async fn read(&mut self, request: &Request) -> Result<Answer, DeskError> {
         let ids = CallIds { correlation: self.correlation, request: RequestId(clock::uuid_v4()) };
         let mut is_renewed = false;
@@ -103,7 +111,7 @@ impl<'a> Desk<'a> {
                 Err(Failure::Throttled(Pause { retry_after, mut cause })) => {
                     let pause = retry_after.unwrap_or(self.default_pause());
                     let until = lesson.paused_until.unwrap_or_else(|| clock::moment().after(pause));
-                    cause.message = format!("{}; {}", cause.message, self.throttled_until(until));
+                    cause.message = format!("{}; {}", cause.message, throttled_until(&self.account, until));
                     return Err(Failure::Throttled(Pause { retry_after: Some(pause), cause }).into());
                 }
                 answer => {
@@ -116,10 +124,6 @@ impl<'a> Desk<'a> {
 
     fn default_pause(&self) -> Duration {
         self.app.loaded.settings.quota.default_pause
-    }
-
-    fn throttled_until(&self, until: Moment) -> String {
-        format!("account {} is throttled until {}", self.account, until.timestamp())
     }
 
     async fn teach(&self, answer: &Result<Answer, Failure>) -> Lesson {
@@ -148,13 +152,15 @@ impl<'a> Desk<'a> {
             let wait = until.since(clock::moment());
             let left = PATIENCE.saturating_sub(begun.elapsed());
             if left.is_zero() || (is_pause && wait > left) {
-                let message = self.throttled_until(until);
-                let cause = Cause::new(Kind::Throttled, message);
-                return Err(Failure::Throttled(Pause { retry_after: Some(wait), cause }).into());
+                return Err(no_permit(&self.account, until, wait, is_pause));
             }
             if refusals == 0 {
                 let within = PATIENCE.as_secs();
-                tracing::warn!(account = %self.account, within, "the account's rate is used up: waiting for a permit");
+                if is_pause {
+                    tracing::warn!(account = %self.account, within, "the service asked for a pause: waiting for a permit");
+                } else {
+                    tracing::warn!(account = %self.account, within, "the account's rate is used up: waiting for a permit");
+                }
             }
             // A person does not stand in line behind every poll that waits: the next ask is soon, not in its turn.
             tokio::time::sleep(wait.min(ASK_AGAIN).min(left)).await;
@@ -203,8 +209,38 @@ impl<'a> Desk<'a> {
     }
 }
 
+fn throttled_until(account: &AccountName, until: Moment) -> String {
+    format!("account {account} is throttled until {}", until.timestamp())
+}
+
+/// Why there was no permit in time.
+fn no_permit(account: &AccountName, until: Moment, wait: Duration, is_pause: bool) -> DeskError {
+    if !is_pause {
+        return DeskError::RateUsedUp { account: account.clone(), until };
+    }
+    let cause = Cause::new(Kind::Throttled, throttled_until(account, until));
+    Failure::Throttled(Pause { retry_after: Some(wait), cause }).into()
+}
+
 /// An answer to another question: our own mistake.
 #[must_use]
 pub fn unexpected(operation: &str) -> DeskError {
     Failure::Permanent(Cause::new(Kind::Internal, format!("{operation} was answered with something else"))).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_that_jobs_use_up_is_no_throttle() {
+        let account = AccountName::parse("contoso").unwrap();
+        let told = |is_pause| no_permit(&account, Moment::default(), Duration::from_secs(40), is_pause);
+        let (own, service) = (told(false), told(true));
+        let words = own.to_string();
+        assert!(matches!(own, DeskError::RateUsedUp { .. }) && words.contains("used up by jobs"), "{words}");
+        assert!(!words.contains("throttled"), "{words}");
+        assert!(matches!(&service, DeskError::Call(Failure::Throttled(_))));
+        assert!(service.to_string().contains("account contoso is throttled until 1970"), "{service}");
+    }
 }

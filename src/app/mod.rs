@@ -110,7 +110,18 @@ impl App {
     /// # Errors
     /// [`Error::Home`] when its lock cannot be made.
     pub fn worker(&self) -> Result<Crew, Error> {
-        let home = self.home.worker()?;
+        Ok(self.crew(self.home.worker()?))
+    }
+
+    /// The same for these jobs only, beside other workers of the home.
+    ///
+    /// # Errors
+    /// As [`App::worker`].
+    pub fn worker_of(&self, jobs: &BTreeSet<JobKey>) -> Result<Crew, Error> {
+        Ok(self.crew(self.home.worker_of(jobs)?))
+    }
+
+    fn crew(&self, home: embedded::Worker) -> Crew {
         self.packages.sweep_spools();
         let standalone = Standalone {
             home: home.clone(),
@@ -124,7 +135,7 @@ impl App {
         let worker = worker::Worker::new(Arc::new(standalone), Arc::new(settings::engine(told)), home.id());
         let concurrency = usize::try_from(told.worker.concurrency).unwrap_or(1);
         let lanes = Kind::ALL.map(|kind| drain::Lane { kind, concurrency }).to_vec();
-        Ok(Crew { home, worker: Arc::new(worker), lanes, drain: told.worker.drain })
+        Crew { home, worker: Arc::new(worker), lanes, drain: told.worker.drain }
     }
 }
 
@@ -153,11 +164,6 @@ pub enum Ended {
 }
 
 impl Crew {
-    /// Works these jobs only, beside other workers of the home.
-    pub fn restrict_to(&self, jobs: &BTreeSet<JobKey>) {
-        self.home.restrict_to(jobs);
-    }
-
     /// Works until `stop` is cancelled, then finishes what is under way, within the configured time or until `now`.
     pub async fn run(&self, stop: &CancellationToken, now: &CancellationToken) -> Ended {
         let overdue = async {

@@ -5,9 +5,11 @@ use std::{
     fmt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::{keys, settings, spool::Spool};
 use crate::{
@@ -22,7 +24,10 @@ use crate::{
     },
     engine::ports::{self, Fetch, Fetched, TransferHooks, Upload},
     http,
-    package::{preflight, verify},
+    package::{
+        preflight,
+        verify::{self, Submission},
+    },
     seal::Keyring,
     telemetry::{Direction, Metrics},
     transfer::{
@@ -49,6 +54,7 @@ pub struct Packages {
     spool: Arc<Spool>,
     known: Mutex<VecDeque<(String, LocalPackage)>>,
     metrics: Metrics,
+    longest: Duration,
 }
 
 impl fmt::Debug for Packages {
@@ -71,6 +77,7 @@ impl Packages {
             fetcher: source::Fetcher::new(builder, rules.clone())?,
             rules,
             limits: settings::source_limits(told),
+            longest: told.longest_package_call(),
             sinks: settings::sinks(told),
             uploads: http::stream_client(&connections, sent).map_err(internal)?,
             downloads: http::stream_client(&connections, received).map_err(internal)?,
@@ -113,6 +120,19 @@ impl Packages {
     /// [`crate::seal::Error`].
     pub fn seal(&self, source: &str) -> Result<String, crate::seal::Error> {
         keys::seal_source(&self.keys, source)
+    }
+
+    /// All that one call does. Each part has a limit of its own; this one keeps their sum within what the settings promise:
+    /// no delivery lasts as long as the memory is in grace.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        // Every part of a call may be dropped at any await.
+        timeout(self.longest, call).await.unwrap_or_else(|_| {
+            let message = format!(
+                "the package's source and files have taken longer than {:?}: see [transfer] source_timeout and file_timeout",
+                self.longest
+            );
+            Err(Failure::Transient(Cause::new(Kind::LocalIo, message)))
+        })
     }
 
     /// Work on a file, left behind when it shows no sign of life.
@@ -174,7 +194,7 @@ impl Packages {
         let facts = PackageFacts { sha256: package.sha256, size: package.size, files: 0, inf_files: 0 };
         let (harness, signatures) = wanted(product);
         let path = package.path.clone();
-        let checking = move |pace: &Pace| Ok(preflight::check_paced(&path, &harness, &signatures, pace));
+        let checking = move |pace: &Pace| preflight::check_paced(&path, &harness, &signatures, pace);
         let report =
             (self.on_file(&package.path, checking).await).map_err(Inspection::Failed)?.map_err(Inspection::Refused)?;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
@@ -184,12 +204,17 @@ impl Packages {
 
     /// The package as it was submitted, to compare with. The source may be gone by now: a build agent's folder, a URL that
     /// ran out. That is no fault of the signed package.
-    async fn submitted(&self, spec: &PackageSpec, facts: &PackageFacts) -> Result<Option<LocalPackage>, Failure> {
-        match self.local(spec, Some(&facts.sha256)).await {
-            Ok(local) => Ok(Some(local)),
-            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => Ok(None),
-            Err(failure) => Err(failure),
-        }
+    async fn submission(&self, spec: &PackageSpec, facts: &PackageFacts) -> Result<Submission, Failure> {
+        let local = match self.local(spec, Some(&facts.sha256)).await {
+            Ok(local) => local,
+            Err(Failure::Permanent(cause)) if cause.kind == Kind::Source => {
+                return Ok(Submission::unread(verify::GONE.to_owned()));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let path = local.path.clone();
+        // With the package itself: one that was spooled goes with its last user.
+        self.on_file(&path, move |pace| Submission::read(&local.path, pace)).await
     }
 
     /// Reads and hashes a package without looking into it.
@@ -214,6 +239,21 @@ pub enum Inspection {
 fn refuse_credential(spec: &PackageSpec) -> Result<(), Failure> {
     let message = "a credential beside a source is not available in this version; use a signed URL";
     if spec.credential.is_some() { Err(Failure::Permanent(Cause::new(Kind::Source, message))) } else { Ok(()) }
+}
+
+/// What to compare a signed package with when its source may not answer: a later attempt may find it, and after the last one
+/// a good package is not kept from its name. `lies_at` is where the signed one lies meanwhile.
+fn comparable(read: Result<Submission, Failure>, is_last: bool, lies_at: &Path) -> Result<Submission, Failure> {
+    match read {
+        Err(Failure::Transient(cause)) if is_last => Ok(Submission::unread(format!(
+            "the submitted package could not be read in any attempt ({cause}); the signed one was not compared with it"
+        ))),
+        Err(Failure::Transient(cause)) => {
+            let message = format!("{cause}; the signed package waits for its comparison at {}", lies_at.display());
+            Err(Failure::Transient(Cause { message, ..cause }))
+        }
+        read => read,
+    }
 }
 
 /// Test harness and OS codes of the product to be made.
@@ -276,16 +316,19 @@ impl ports::Packages for Packages {
         product: Option<&Map<String, Value>>,
     ) -> Result<(PackageFacts, Vec<String>), Failure> {
         refuse_credential(package)?;
-        if !package.preflight {
-            return self.measure(package).await.map(|facts| (facts, Vec::new()));
-        }
-        match self.look_into(package, product).await {
-            Ok((facts, report)) => Ok((facts, report.warnings)),
-            Err(Inspection::Failed(failure)) => Err(failure),
-            Err(Inspection::Refused(refusal)) => {
-                Err(Failure::Permanent(Cause::new(Kind::Preflight, refusal.to_string())))
+        let inspected = async {
+            if !package.preflight {
+                return self.measure(package).await.map(|facts| (facts, Vec::new()));
             }
-        }
+            match self.look_into(package, product).await {
+                Ok((facts, report)) => Ok((facts, report.warnings)),
+                Err(Inspection::Failed(failure)) => Err(failure),
+                Err(Inspection::Refused(refusal)) => {
+                    Err(Failure::Permanent(Cause::new(Kind::Preflight, refusal.to_string())))
+                }
+            }
+        };
+        self.in_time(inspected).await
     }
 
     async fn upload<H: TransferHooks>(
@@ -295,19 +338,33 @@ impl ports::Packages for Packages {
         slot: SignedUrl,
         hooks: &H,
     ) -> Result<Upload, Failure> {
-        let local = self.local(package, Some(&facts.sha256)).await?;
-        let hooks = Hooks::new(hooks, slot);
-        match upload::upload(&self.uploads, &self.transfer, &local, &hooks).await? {
-            upload::Outcome::Uploaded(uploaded) => {
-                self.metrics.transferred(Direction::Upload, uploaded.sent);
-                Ok(Upload::Done { bytes: local.size })
+        let uploaded = async {
+            let local = self.local(package, Some(&facts.sha256)).await?;
+            let hooks = Hooks::new(hooks, slot);
+            match upload::upload(&self.uploads, &self.transfer, &local, &hooks).await? {
+                upload::Outcome::Uploaded(uploaded) => {
+                    self.metrics.transferred(Direction::Upload, uploaded.sent);
+                    Ok(Upload::Done { bytes: local.size })
+                }
+                upload::Outcome::Paused { .. } => Ok(Upload::Paused),
+                upload::Outcome::NotHolder => Ok(Upload::NotHolder),
             }
-            upload::Outcome::Paused { .. } => Ok(Upload::Paused),
-            upload::Outcome::NotHolder => Ok(Upload::NotHolder),
-        }
+        };
+        self.in_time(uploaded).await
     }
 
     async fn download<H: TransferHooks>(
+        &self,
+        fetch: &Fetch<'_>,
+        url: SignedUrl,
+        hooks: &H,
+    ) -> Result<Fetched, Failure> {
+        self.in_time(self.fetched(fetch, url, hooks)).await
+    }
+}
+
+impl Packages {
+    async fn fetched<H: TransferHooks>(
         &self,
         fetch: &Fetch<'_>,
         url: SignedUrl,
@@ -326,11 +383,9 @@ impl ports::Packages for Packages {
         let (file, verified) = match fetch.submitted {
             None => ready.place(|_, _| Ok(None)).await?,
             Some((submitted, facts)) => {
-                let local = self.submitted(submitted, facts).await?;
-                let compare = move |signed: &Path, pace: &Pace| {
-                    verify::verify_paced(signed, local.as_ref().map(|local| local.path.as_path()), pace).map(Some)
-                };
-                ready.place(compare).await?
+                let submission = self.submission(submitted, facts).await;
+                let submission = comparable(submission, fetch.is_last_attempt, ready.lies_at())?;
+                ready.place(move |signed, pace| verify::verify_paced(signed, submission, pace).map(Some)).await?
             }
         };
         let is_verified = verified.as_ref().is_some_and(|of| of.warnings.is_empty() && !of.inf_files.is_empty());
@@ -361,12 +416,63 @@ mod tests {
         job::DownloadSpec,
     };
 
+    fn packages(dir: &Path) -> Packages {
+        let keys = Keyring::new([zeroize::Zeroizing::new([7; crate::seal::KEY_BYTES])]).unwrap();
+        let spool = Spool::new(dir.join("spool"));
+        Packages::new(&crate::config::defaults(), keys, spool, Metrics::new().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_source_that_does_not_answer_keeps_a_signed_package_from_its_name_until_the_last_attempt() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nobody listens there any more.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let spec = PackageSpec {
+            source: format!("http://{address}/nic.cab"),
+            sha256: None,
+            preflight: true,
+            credential: None,
+        };
+        let facts = PackageFacts { sha256: Sha256::of(b"x"), size: 1, files: 1, inf_files: 1 };
+        let packages = packages(dir.path());
+        let lies_at = dir.path().join(".signed.zip.part");
+
+        let early = comparable(packages.submission(&spec, &facts).await, false, &lies_at).unwrap_err();
+        assert!(matches!(&early, Failure::Transient(cause) if cause.kind == Kind::NotSent), "{early:?}");
+        assert!(early.to_string().contains(".signed.zip.part"), "{early}");
+
+        let last = comparable(packages.submission(&spec, &facts).await, true, &lies_at).unwrap();
+        let signed = dir.path().join("signed.zip");
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(&signed).unwrap());
+        zip.start_file("nic.cat", zip::write::SimpleFileOptions::default()).unwrap();
+        zip.finish().unwrap();
+        let verified = verify::verify_paced(&signed, last, &Pace::default()).unwrap();
+        assert!(verified.inf_files.is_empty() && verified.warnings[0].contains("was not compared"), "{verified:?}");
+    }
+
+    #[tokio::test]
+    async fn a_call_ends_with_its_time_whatever_its_source_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let spec = PackageSpec {
+            source: format!("http://{}/nic.cab", listener.local_addr().unwrap()),
+            sha256: None,
+            preflight: true,
+            credential: None,
+        };
+        let packages = Packages { longest: Duration::from_millis(50), ..packages(dir.path()) };
+        // The connection is taken by the system and never answered; an answer alone may take longer.
+        let failure = ports::Packages::inspect(&packages, &spec, None).await.unwrap_err();
+        assert!(matches!(&failure, Failure::Transient(_)), "{failure:?}");
+        assert!(failure.to_string().contains("[transfer] source_timeout and file_timeout"), "{failure}");
+    }
+
     #[test]
     fn a_downloads_name_says_kind_and_submission_and_is_a_plain_name() {
         let spec = DownloadSpec { to: "file:///out/".into(), kinds: Vec::new(), overwrite: false };
         let name = |kind| {
             let (product, submission) = (ProductId::new(1), SubmissionId::new(1_152_921_504_606_846_977));
-            file_name(&Fetch { product, submission, kind, spec: &spec, submitted: None })
+            file_name(&Fetch { product, submission, kind, spec: &spec, submitted: None, is_last_attempt: false })
         };
         assert_eq!(name("signedPackage"), "signedPackage-1152921504606846977.zip");
         assert_eq!(name("driverMetadata"), "driverMetadata-1152921504606846977.json");

@@ -17,7 +17,7 @@ use crate::{
         service::{Answer, Request},
     },
     engine::ports::{self, CallIds, Permit, SignIn, Token},
-    identity::{Cache, Identity, SignInError, TokenVersion},
+    identity::{Cache, Identity, Refusal, SignInError, TokenVersion},
     partner_center::hardware,
     telemetry::{CallClass, Metrics},
 };
@@ -75,8 +75,10 @@ impl Service {
         {
             return Ok(Arc::clone(identity));
         }
-        let refused =
-            |message: String, next: &str| SignIn::Refused { message, next: next.to_owned(), again: FETCH_AGAIN };
+        let refused = |message: String, next: &str| {
+            let (next, ago) = (next.to_owned(), Duration::ZERO);
+            SignIn::Refused { message, next, ago, again: FETCH_AGAIN }
+        };
         let Some(account) = self.settings.accounts.get(name) else {
             return Err(refused(format!("account {name} is not configured"), "configure it: longshore config show"));
         };
@@ -91,13 +93,9 @@ impl Service {
     fn token(&self, answer: Result<crate::identity::Token, SignInError>) -> Result<Token, SignIn> {
         match answer {
             Ok(token) => Ok(Token { version: token.version.to_string(), secret: token.secret }),
-            Err(SignInError::Refused(refusal)) => Err(SignIn::Refused {
-                message: refusal.message,
-                next: refusal.next_step,
-                again: self.settings.identity.refused_for,
-            }),
+            Err(SignInError::Refused(refusal)) => Err(told(refusal, self.settings.identity.refused_for)),
             Err(error @ SignInError::Throttled { wait }) => {
-                Err(SignIn::Later { message: error.to_string(), again: wait })
+                Err(SignIn::Throttled { message: error.to_string(), again: wait })
             }
             Err(error @ SignInError::Transient { .. }) => {
                 let again = LATER.min(self.settings.identity.backoff_cap);
@@ -130,6 +128,15 @@ impl Service {
         }
         answer
     }
+}
+
+/// A refusal for the engine; one that the cache remembers is as old as it is, and waits for the rest of its time.
+fn told(refusal: Refusal, refused_for: Duration) -> SignIn {
+    let (ago, again) = match refusal.remembered {
+        Some(remembered) => (remembered.ago, remembered.rest),
+        None => (Duration::ZERO, refused_for),
+    };
+    SignIn::Refused { message: refusal.message, next: refusal.next_step, ago, again }
 }
 
 const fn class(answer: &Result<Answer, Failure>) -> CallClass {
@@ -168,5 +175,31 @@ impl ports::Service for Service {
         token: &Token,
     ) -> Result<Answer, Failure> {
         self.ask(request, token, ids).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Remembered;
+
+    #[test]
+    fn a_remembered_refusal_is_as_old_as_it_is_and_waits_for_the_rest_of_its_time() {
+        let seconds = Duration::from_secs;
+        let remembered = Remembered { ago: seconds(30), rest: seconds(29) };
+        for (remembered, times) in
+            [(None, (seconds(0), seconds(60))), (Some(Box::new(remembered)), (seconds(30), seconds(29)))]
+        {
+            let refusal = Refusal {
+                codes: Vec::new(),
+                error: "invalid_client".to_owned(),
+                message: "wrong".to_owned(),
+                next_step: "fix".to_owned(),
+                http_status: Some(401),
+                remembered,
+            };
+            let SignIn::Refused { ago, again, .. } = told(refusal, seconds(60)) else { panic!("it is refused") };
+            assert_eq!((ago, again), times);
+        }
     }
 }

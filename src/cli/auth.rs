@@ -106,6 +106,10 @@ pub(super) async fn test(app: &App, name: &AccountName) -> Tested {
         Err(SignIn::Refused { message, next, .. }) => {
             Tested { account, exit: Exit::SignIn, text: message, next: Some(next), seconds: None }
         }
+        Err(SignIn::Throttled { message, again }) => {
+            let next = Some(format!("try again in {}", duration(again)));
+            Tested { account, exit: Exit::RateLimited, text: message, next, seconds: None }
+        }
         Err(SignIn::Later { message, again }) => {
             let next = format!("try again in {}; longshore doctor looks at network and proxy", duration(again));
             Tested { account, exit: Exit::Unavailable, text: message, next: Some(next), seconds: None }

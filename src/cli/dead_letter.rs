@@ -97,7 +97,8 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         Verb::List(list) => run_list(context, &app, list).await,
         Verb::Show(named) => {
             let letter = find(&app, &named.letter).await?;
-            show(context, &letter)
+            let name = name(&app, &letter).await?;
+            show(context, &letter, &name)
         }
         Verb::Replay(replay) => {
             let letter = find(&app, &replay.named.letter).await?;
@@ -105,15 +106,20 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         }
         Verb::Discard(named) => {
             let letter = find(&app, &named.letter).await?;
+            let name = name(&app, &letter).await?;
             app.home.discard(letter.id).await?;
-            context.remark(&format!("discarded {}; its job, if it has one, keeps its end", name(&letter)));
+            context.remark(&format!("discarded {name}; its job, if it has one, keeps its end"));
             Ok(Exit::Done)
         }
     }
 }
 
-fn name(letter: &DeadLetter) -> String {
-    letter.job.as_ref().map_or_else(|| letter.id.to_string(), |job| job.id.to_string())
+/// What names it on the command line.
+async fn name(app: &App, letter: &DeadLetter) -> Result<String, Stop> {
+    match &letter.job {
+        Some(job) => intake::name_of(app, job).await,
+        None => Ok(letter.id.to_string()),
+    }
 }
 
 /// By job, or by number: a job's id may be all digits, so the job comes first, and `#12` is a number for sure.
@@ -201,7 +207,7 @@ fn reason(letter: &DeadLetter) -> Option<&Reason> {
     letter.end.as_ref()?.reason.as_ref()
 }
 
-fn show(context: &mut Context, letter: &DeadLetter) -> Outcome {
+fn show(context: &mut Context, letter: &DeadLetter, name: &str) -> Outcome {
     if context.form() != Form::Table {
         let mut value = row(letter);
         if let Some(members) = value.as_object_mut() {
@@ -218,7 +224,7 @@ fn show(context: &mut Context, letter: &DeadLetter) -> Outcome {
     };
     let account = letter.job.as_ref().map(|job| format!("{} · ", job.account)).unwrap_or_default();
     let at = context.times.full(letter.at.timestamp());
-    line(&name(letter), &format!("{account}{}, set aside {at}", letter.class));
+    line(name, &format!("{account}{}, set aside {at}", letter.class));
     line("why", &letter.message);
     if let Some(reason) = reason(letter) {
         for candidate in &reason.candidates {
@@ -228,18 +234,12 @@ fn show(context: &mut Context, letter: &DeadLetter) -> Outcome {
         }
         if letter.class == Class::NeedsPerson && is_at_create(reason.step) {
             for candidate in &reason.candidates {
-                line(
-                    "decide",
-                    &format!("longshore dead-letter replay {} --adopt {}     it is ours", name(letter), candidate.id),
-                );
+                line("decide", &format!("longshore dead-letter replay {name} --adopt {}     it is ours", candidate.id));
             }
             if can_create_again(letter) {
                 line(
                     "decide",
-                    &format!(
-                        "longshore dead-letter replay {} --create-again     it is not; make another",
-                        name(letter)
-                    ),
+                    &format!("longshore dead-letter replay {name} --create-again     it is not; make another"),
                 );
             } else {
                 line("else", ONE_INITIAL);
@@ -253,23 +253,24 @@ fn show(context: &mut Context, letter: &DeadLetter) -> Outcome {
 }
 
 async fn run_replay(context: &mut Context, app: &App, letter: DeadLetter, wish: &Replay) -> Outcome {
+    let name = name(app, &letter).await?;
     let step = reason(&letter).and_then(|reason| reason.step);
     let candidates: Vec<u64> =
         reason(&letter).into_iter().flat_map(|reason| &reason.candidates).filter_map(|c| c.id.parse().ok()).collect();
     let decided = match (wish.adopt, wish.create_again) {
         (None, false) => None,
-        (adopt, _) => Some((adopt, creating(step, &letter)?)),
+        (adopt, _) => Some((adopt, creating(step, &name)?)),
     };
     if wish.create_again && !can_create_again(&letter) {
-        let problem = Problem::new(format!("no other submission can be made for {}", name(&letter))).what(ONE_INITIAL);
-        return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore dead-letter show {}", name(&letter)))));
+        let problem = Problem::new(format!("no other submission can be made for {name}")).what(ONE_INITIAL);
+        return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore dead-letter show {name}"))));
     }
     if let Some((Some(id), _)) = decided
         && !candidates.contains(&id)
     {
         let problem = Problem::new(format!("{id} is none of the candidates"))
             .what(candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
-        return Err(Stop::input(problem.next(format!("longshore dead-letter show {}", name(&letter)))));
+        return Err(Stop::input(problem.next(format!("longshore dead-letter show {name}"))));
     }
     let edit = move |ticket: &mut Ticket| match decided {
         Some((Some(id), step)) => {
@@ -285,15 +286,15 @@ async fn run_replay(context: &mut Context, app: &App, letter: DeadLetter, wish: 
             Ok(Exit::Done)
         }
         Replayed::NotEnded(state) => {
-            let problem = Problem::new(format!("job {} is {state}: it goes on already", name(&letter)));
-            Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {}", name(&letter)))))
+            let problem = Problem::new(format!("job {name} is {state}: it goes on already"));
+            Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {name}"))))
         }
         Replayed::Completed => {
-            let problem = Problem::new(format!("job {} is completed: there is nothing left to do", name(&letter)));
+            let problem = Problem::new(format!("job {name} is completed: there is nothing left to do"));
             Err(Stop::new(Exit::WrongState, problem.next(format!("longshore dead-letter discard {}", letter.id))))
         }
         Replayed::Unknown => {
-            let problem = Problem::new(format!("{} has no dead letter any more", name(&letter)));
+            let problem = Problem::new(format!("{name} has no dead letter any more"));
             Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list")))
         }
     }
@@ -316,13 +317,13 @@ fn can_create_again(letter: &DeadLetter) -> bool {
 }
 
 /// The create that a person decides about.
-fn creating(step: Option<Step>, letter: &DeadLetter) -> Result<Step, Stop> {
+fn creating(step: Option<Step>, name: &str) -> Result<Step, Stop> {
     match step {
         Some(step @ (Step::CreateProduct | Step::CreateSubmission)) => Ok(step),
         Some(Step::Preflight | Step::Upload | Step::Commit | Step::Poll | Step::Download) | None => {
-            let problem = Problem::new(format!("{} does not stand at a create", name(letter)))
+            let problem = Problem::new(format!("{name} does not stand at a create"))
                 .what("--adopt and --create-again say whose a product or submission is")
-                .next(format!("longshore dead-letter replay {}", name(letter)));
+                .next(format!("longshore dead-letter replay {name}"));
             Err(Stop::new(Exit::WrongState, problem))
         }
     }

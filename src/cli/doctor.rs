@@ -27,6 +27,7 @@ use crate::{
         service::Request,
     },
     embedded::EventFilter,
+    engine::ports::SignIn,
     http,
 };
 
@@ -46,7 +47,7 @@ pub(super) struct Arguments {
     /// An older copy of the home's file was put back: forget what it believes to know, so that every job looks first
     #[arg(long)]
     restored: bool,
-    /// See, too, whether each account may write: asks to commit a submission that does not exist, which changes nothing
+    /// See, too, whether each account may probably write: asks to commit a submission that does not exist, which changes nothing
     #[arg(long, conflicts_with = "restored")]
     try_write: bool,
 }
@@ -178,7 +179,7 @@ async fn account(app: &App, name: &AccountName, is_write_tried: bool) -> Vec<Fin
             findings.push(if is_write_tried {
                 try_write::run(app, name).await
             } else {
-                Finding::open("roles", format!("{name}: may create (not tried; add --try-write to see)"))
+                Finding::open("roles", format!("{name}: may create (not tried; --try-write makes it probable)"))
             });
         }
         Err(error) => findings.push(refused(app, name, &error)),
@@ -204,8 +205,22 @@ fn refused(app: &App, name: &AccountName, error: &DeskError) -> Finding {
         let text = format!("{name}: may not read products: {}", cause.message);
         return Finding::bad("roles", Exit::NotAllowed, text, give_role(app, name));
     }
-    let next = "check network and endpoints, then: longshore doctor";
-    Finding::bad("roles", exit_of(error), format!("{name}: {error}"), next)
+    unanswered(&format!("{name}: may read products"), error, "longshore doctor")
+}
+
+/// A question of the roles that got no answer; `again` is the command that asks it again.
+pub(super) fn unanswered(question: &str, error: &DeskError, again: &str) -> Finding {
+    let text = format!("{question} (cannot be told: {error})");
+    match error {
+        // Nothing is wrong: the jobs are at work.
+        DeskError::RateUsedUp { .. } => Finding::open("roles", text),
+        DeskError::SignIn(SignIn::Throttled { .. }) | DeskError::Call(Failure::Throttled(_)) => {
+            Finding::bad("roles", exit_of(error), text, format!("wait until it is over, then: {again}"))
+        }
+        DeskError::SignIn(_) | DeskError::Call(_) | DeskError::Home(_) => {
+            Finding::bad("roles", exit_of(error), text, format!("check network and endpoints, then: {again}"))
+        }
+    }
 }
 
 /// What to do when the role is missing.
@@ -217,9 +232,11 @@ pub(super) fn give_role(app: &App, name: &AccountName) -> String {
 /// The code of a call that gave nothing.
 pub(super) const fn exit_of(error: &DeskError) -> Exit {
     match error {
-        DeskError::SignIn(_) => Exit::SignIn,
-        DeskError::Call(Failure::Throttled(_)) => Exit::RateLimited,
-        DeskError::Call(_) => Exit::Unavailable,
+        DeskError::SignIn(SignIn::Refused { .. }) => Exit::SignIn,
+        DeskError::SignIn(SignIn::Throttled { .. })
+        | DeskError::Call(Failure::Throttled(_))
+        | DeskError::RateUsedUp { .. } => Exit::RateLimited,
+        DeskError::SignIn(SignIn::Later { .. }) | DeskError::Call(_) => Exit::Unavailable,
         DeskError::Home(_) => Exit::LocalIo,
     }
 }
@@ -320,4 +337,27 @@ fn tell(context: &mut Context, findings: &[Finding]) -> Result<(), Stop> {
         }
     }
     Ok(context.out.text(&out)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        failure::{Cause, Pause},
+        time::Moment,
+    };
+
+    #[test]
+    fn a_rate_that_jobs_use_up_is_an_open_question_and_a_pause_is_no_matter_of_the_network() {
+        let account = AccountName::parse("contoso").unwrap();
+        let used_up = DeskError::RateUsedUp { account, until: Moment::default() };
+        let open = unanswered("contoso: may read products", &used_up, "longshore doctor");
+        assert!(open.exit == Exit::Done && !open.is_known && open.next.is_none(), "{}", open.text);
+        let pause = Pause { retry_after: None, cause: Cause::new(Kind::Throttled, "throttled until 12:00") };
+        let paused = unanswered("q", &Failure::Throttled(pause).into(), "longshore doctor");
+        assert_eq!(
+            (paused.exit, paused.next.as_deref()),
+            (Exit::RateLimited, Some("wait until it is over, then: longshore doctor"))
+        );
+    }
 }

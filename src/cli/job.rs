@@ -314,11 +314,9 @@ pub(super) async fn print_going(context: &mut Context, app: &App, key: &JobKey) 
     } else {
         context.out.document(&JobResult::of(&view))?;
     }
-    if !submit::has_worker(app).await? {
-        context.remark(&format!(
-            "no worker is running on this home; start one with: longshore worker, or: longshore job watch {}",
-            intake::name_of(app, key).await?
-        ));
+    if let Some(nobody) = submit::nobody_for(app, [&key.account]).await? {
+        let name = intake::name_of(app, key).await?;
+        context.remark(&format!("{nobody}; start one with: longshore worker, or: longshore job watch {name}"));
     }
     Ok(Exit::Done)
 }

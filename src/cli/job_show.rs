@@ -50,7 +50,7 @@ fn document(view: &JobView, events: &[Event]) -> Value {
         "cancel_wished_at": view.wish_at.map(Moment::timestamp),
         "in_doubt_since": view.doubt_since.map(Moment::timestamp),
         "transfer": view.transfer.map(|transfer| json!({ "done": transfer.done, "total": transfer.total })),
-        "calls": calls(view.summary.place, events).values().sum::<u64>(),
+        "tries": tries(view.summary.place, events).values().sum::<u64>(),
         "attempts": view.ticket.as_ref().map(|ticket| ticket.attempts),
         "notes": view.ticket.as_ref().map(|ticket| &ticket.history),
         "correlation_id": view.summary.key.correlation_id(),
@@ -121,8 +121,8 @@ fn screen(context: &Context, app: &App, view: &JobView, events: &[Event]) -> Str
     if !ids.is_empty() {
         labelled(context, &mut out, "ids", &ids.join(" · "));
     }
-    if let Some(calls) = calls_in_words(view.summary.place, events) {
-        labelled(context, &mut out, "calls", &calls);
+    if let Some(tries) = tries_in_words(view.summary.place, events) {
+        labelled(context, &mut out, "tries", &tries);
     }
     labelled(context, &mut out, "trace", &format!("correlation id {}", summary.key.correlation_id().0));
     for (at, text) in story(view.ticket.as_ref(), events) {
@@ -132,38 +132,40 @@ fn screen(context: &Context, app: &App, view: &JobView, events: &[Event]) -> Str
     out
 }
 
-/// How many tries of each step have called so far, by generation and step: a try is one call. Told by the places of the
-/// events and the present one, so a step that left no event any more counts with what its place says.
-fn calls(place: Place, events: &[Event]) -> BTreeMap<(u32, u16), u64> {
-    let mut calls = BTreeMap::new();
+/// How many tries of each step have called so far, by generation and step; a try of a look may have called a hundred times,
+/// once for each page. Told by the places of the events and the present one, so a step that left no event any more counts
+/// with what its place says.
+fn tries(place: Place, events: &[Event]) -> BTreeMap<(u32, u16), u64> {
+    let mut tries = BTreeMap::new();
     let mut count = |generation: u32, step: u16, so_many: u64| {
         // The package is checked here, nobody is called.
         if step != Step::Preflight.number() {
-            let known: &mut u64 = calls.entry((generation, step)).or_default();
+            let known: &mut u64 = tries.entry((generation, step)).or_default();
             *known = so_many.max(*known);
         }
     };
     for event in events {
         let mut place = event.sequence.split('.').map(str::parse::<u32>);
-        let (Some(Ok(generation)), Some(Ok(step)), Some(Ok(tried))) = (place.next(), place.next(), place.next()) else {
+        let (Some(Ok(generation)), Some(Ok(step)), Some(Ok(number))) = (place.next(), place.next(), place.next())
+        else {
             continue;
         };
         // The try of this place has been called when it finished its step, or failed by what was called.
         let is_called = event.data.get("done").is_some()
             || event.name == Name::Completed
             || event.data.pointer("/reason/cause").is_some_and(|cause| !cause.is_null());
-        count(generation, u16::try_from(step).unwrap_or_default(), u64::from(tried) + u64::from(is_called));
+        count(generation, u16::try_from(step).unwrap_or_default(), u64::from(number) + u64::from(is_called));
     }
     count(place.generation, place.step, u64::from(place.r#try));
-    calls.retain(|_, so_many| *so_many > 0);
-    calls
+    tries.retain(|_, so_many| *so_many > 0);
+    tries
 }
 
-/// The calls in all, and those of the present step.
-fn calls_in_words(place: Place, events: &[Event]) -> Option<String> {
-    let calls = calls(place, events);
-    let all: u64 = calls.values().sum();
-    let here = calls.get(&(place.generation, place.step)).copied().filter(|here| *here < all);
+/// The tries in all, and those of the present step.
+fn tries_in_words(place: Place, events: &[Event]) -> Option<String> {
+    let tries = tries(place, events);
+    let all: u64 = tries.values().sum();
+    let here = tries.get(&(place.generation, place.step)).copied().filter(|here| *here < all);
     let here = here.zip(Step::from_number(place.step)).map(|(here, step)| format!(", {here} of them at {step}"));
     (all > 0).then(|| format!("{all} so far{}", here.unwrap_or_default()))
 }
@@ -237,25 +239,25 @@ mod tests {
     use crate::domain::job::Job;
 
     #[test]
-    fn the_calls_so_far_are_told_by_the_places_of_the_events_and_the_present_one() {
+    fn the_tries_so_far_are_told_by_the_places_of_the_events_and_the_present_one() {
         let text = r#"{"id":"a","kind":"status-poll","account":"contoso","spec":{"product":{"id":"1"},"submission":{"id":"2"}}}"#;
         let job = Job::decode(text.as_bytes(), || None).unwrap();
         let hash = job.content_hash();
         let mut ticket = Ticket::new(job, hash, None, clock::moment());
         let event = |ticket: &Ticket, name: Name, data: Value| Event::of(ticket, name, 2, clock::moment(), data);
         let mut events = vec![event(&ticket, Name::Accepted, json!({}))];
-        assert_eq!(calls_in_words(ticket.place, &events), None);
+        assert_eq!(tries_in_words(ticket.place, &events), None);
         events.push(event(&ticket, Name::Progressed, json!({ "done": {} })));
-        assert_eq!(calls_in_words(ticket.place, &events), None, "the package is checked here");
+        assert_eq!(tries_in_words(ticket.place, &events), None, "the package is checked here");
         ticket = ticket.at_step(Step::CreateProduct);
         events.push(event(&ticket, Name::Throttled, json!({})));
         ticket = ticket.next_try(clock::moment());
-        assert_eq!(calls_in_words(ticket.place, &events).as_deref(), Some("1 so far"));
+        assert_eq!(tries_in_words(ticket.place, &events).as_deref(), Some("1 so far"));
         ticket = ticket.next_try(clock::moment());
         events.push(event(&ticket, Name::Progressed, json!({ "done": {} })));
-        assert_eq!(calls_in_words(ticket.place, &events).as_deref(), Some("3 so far"));
+        assert_eq!(tries_in_words(ticket.place, &events).as_deref(), Some("3 so far"));
         ticket = ticket.at_step(Step::CreateSubmission).next_try(clock::moment());
-        let told = calls_in_words(ticket.place, &events);
+        let told = tries_in_words(ticket.place, &events);
         assert_eq!(told.as_deref(), Some("4 so far, 1 of them at create-submission"));
     }
 }

@@ -86,7 +86,7 @@ async fn run(context: &mut Context, command: Command) -> Outcome {
         Command::Schema(arguments) => schema::run(context, &arguments),
         Command::Config(arguments) => configuration::run(context, &arguments),
         Command::Completions(arguments) => completions::run(context, &arguments),
-        Command::Complete(asked) => completions::run_asked(context, asked).await,
+        Command::Complete(asked) => completions::run_asked(context, &asked),
         Command::CrashPoints(arguments) => crash_points::run(context, arguments),
     }
 }

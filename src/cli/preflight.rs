@@ -52,7 +52,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     for file in &arguments.files {
         let harness = arguments.harness.clone().unwrap_or_else(|| harness_of(file).to_owned());
         let (path, os) = (file.clone(), arguments.os.clone());
-        let checking = move |pace: &Pace| Ok(preflight::check_paced(&path, &harness, &os, pace));
+        let checking = move |pace: &Pace| preflight::check_paced(&path, &harness, &os, pace);
         let checked = limited(patience, file, checking).await?;
         codes.push(if checked.is_ok() { Exit::Done } else { Exit::Input });
         print(context, file, &checked)?;

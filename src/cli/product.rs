@@ -9,6 +9,7 @@ use super::{
     arguments::{OfAccount, OfProduct},
     context::Context,
     exit::Exit,
+    intake,
     output::{Column, Form, Paint, Table},
     stop::{Outcome, Stop},
     text::Put as _,
@@ -80,7 +81,11 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
             };
             let maker = app.home.owned(&account).await?;
             let maker = maker.into_iter().find(|(id, _)| *id == product.id).map(|(_, job)| job);
-            print_one(context, &product, maker.as_ref())
+            let name = match &maker {
+                Some(job) => Some(intake::name_of(&app, job).await?),
+                None => None,
+            };
+            print_one(context, &product, maker.as_ref(), name)
         }
     }
 }
@@ -127,13 +132,17 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
             let empty = if list.orphans { "no orphans: every job's product came to a commit" } else { "no products" };
             let mut table = Table::new(&columns, empty);
             for (product, job, state, is_orphan) in rows {
+                let name = match &job {
+                    Some(job) => intake::name_of(app, job).await?,
+                    None => String::new(),
+                };
                 let committed = product.is_committed.map_or("", |is| if is { "yes" } else { "no" });
                 table.painted_row([
                     (product.id.to_string(), None),
                     (product.name, None),
                     (product.created.map(|at| context.times.full(at)).unwrap_or_default(), Some(Paint::Dim)),
                     (committed.to_owned(), None),
-                    (job.map(|job| job.id.to_string()).unwrap_or_default(), None),
+                    (name, None),
                     (state.map(|s| s.to_string()).unwrap_or_default(), is_orphan.then_some(Paint::Warning)),
                 ]);
             }
@@ -165,7 +174,7 @@ fn row(product: &Product, job: Option<&JobKey>, state: Option<State>, is_orphan:
     })
 }
 
-fn print_one(context: &mut Context, product: &Product, job: Option<&JobKey>) -> Outcome {
+fn print_one(context: &mut Context, product: &Product, job: Option<&JobKey>, name: Option<String>) -> Outcome {
     if context.form() != Form::Table {
         context.out.document(&row(product, job, None, false))?;
         return Ok(Exit::Done);
@@ -176,8 +185,8 @@ fn print_one(context: &mut Context, product: &Product, job: Option<&JobKey>) -> 
     if let Some(at) = product.created {
         line("created", context.times.full(at));
     }
-    if let Some(job) = job {
-        line("job", job.id.to_string());
+    if let Some(name) = name {
+        line("job", name);
     }
     for (name, value) in &product.fields {
         line(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));

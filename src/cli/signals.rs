@@ -15,34 +15,77 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Listens from now on. Where the system lets nobody listen, the process simply ends at a signal.
+    ///
+    /// Everything is registered before this returns and stays so: a second signal right behind the first is not lost.
     pub(super) fn listen() -> Self {
         let (stop, now) = (CancellationToken::new(), CancellationToken::new());
         let mut listener = JoinSet::new();
-        let (first, second) = (stop.clone(), now.clone());
-        listener.spawn(async move {
-            if signal().await.is_err() {
-                return;
-            }
-            first.cancel();
-            if signal().await.is_ok() {
+        if let Ok(mut heard) = Heard::register() {
+            let (first, second) = (stop.clone(), now.clone());
+            listener.spawn(async move {
+                heard.next().await;
+                first.cancel();
+                heard.next().await;
                 second.cancel();
-            }
-        });
+            });
+        }
         Self { stop, now, _listener: listener }
     }
 }
 
+/// What is listened to.
 #[cfg(unix)]
-async fn signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed,
-        _ = terminate.recv() => Ok(()),
+struct Heard {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Heard {
+    fn register() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
-#[cfg(not(unix))]
-async fn signal() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+/// What is listened to.
+#[cfg(windows)]
+struct Heard(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Heard {
+    fn register() -> std::io::Result<Self> {
+        tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_right_behind_the_first_is_the_second() {
+        let signals = Signals::listen();
+        // Nothing of the listener has run yet when both are there.
+        for name in ["-INT", "-TERM"] {
+            let id = std::process::id().to_string();
+            assert!(std::process::Command::new("kill").args([name, &id]).status().unwrap().success());
+        }
+        let within = std::time::Duration::from_secs(20);
+        assert!(tokio::time::timeout(within, signals.stop.cancelled()).await.is_ok());
+        assert!(tokio::time::timeout(within, signals.now.cancelled()).await.is_ok());
+    }
 }

@@ -103,6 +103,11 @@ impl From<SignIn> for Stop {
             SignIn::Refused { message, next, .. } => {
                 Self::new(Exit::SignIn, Problem::new("sign-in is refused").what(message).next(next))
             }
+            SignIn::Throttled { message, again } => {
+                let problem = Problem::new("the token endpoint asks for a pause").what(message);
+                let next = format!("try again in {}", super::output::duration(again));
+                Self::new(Exit::RateLimited, problem.next(next))
+            }
             SignIn::Later { message, again } => {
                 let problem = Problem::new("there is no token for the moment").what(message);
                 let next = format!("try again in {}", super::output::duration(again));
@@ -117,6 +122,10 @@ impl From<DeskError> for Stop {
         match error {
             DeskError::SignIn(error) => error.into(),
             DeskError::Call(failure) => failure.into(),
+            DeskError::RateUsedUp { .. } => {
+                let problem = Problem::new("the account's rate is used up").what(error.to_string());
+                Self::new(Exit::RateLimited, problem.next("try again later; longshore doctor says what the rate means"))
+            }
             DeskError::Home(error) => error.into(),
         }
     }
@@ -212,5 +221,21 @@ const fn next(exit: Exit) -> Option<&'static str> {
         | Exit::NotVerified
         | Exit::Cancelled
         | Exit::Internal => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_throttle_of_the_token_endpoint_ends_as_every_throttle() {
+        let again = Duration::from_secs(30);
+        let throttled = SignIn::Throttled { message: "sign-in throttled for 30 s".to_owned(), again };
+        assert_eq!(Stop::from(DeskError::SignIn(throttled)).exit, Exit::RateLimited);
+        let down = SignIn::Later { message: "503".to_owned(), again };
+        assert_eq!(Stop::from(DeskError::SignIn(down)).exit, Exit::Unavailable);
     }
 }

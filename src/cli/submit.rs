@@ -1,5 +1,7 @@
 //! `longshore submit`: hands jobs in, and follows them when asked.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use super::{
@@ -15,8 +17,11 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{ids::JobKey, job::Job},
-    embedded::{JobView, Replayed, State},
+    domain::{
+        ids::{AccountName, JobKey},
+        job::Job,
+    },
+    embedded::{JobView, Replayed, State, WorkerInfo},
 };
 
 /// Hands in jobs; prints one JSON object for each, on a terminal a line.
@@ -98,8 +103,12 @@ pub(super) async fn hand_in(
     if wishes.wait {
         return wait(context, app, items).await;
     }
-    if items.iter().any(|item| matches!(item, Item::Accepted { .. })) && !has_worker(app).await? {
-        context.remark("no worker is running on this home; start one with: longshore worker");
+    let accepted = items.iter().filter_map(|item| match item {
+        Item::Accepted { key, .. } => Some(&key.account),
+        Item::Known { .. } | Item::Refused(_) | Item::Checked(_) => None,
+    });
+    if let Some(nobody) = nobody_for(app, accepted).await? {
+        context.remark(&format!("{nobody}; start one with: longshore worker"));
     }
     let codes = items.iter().map(|item| match item {
         Item::Refused(refused) => refused.exit,
@@ -109,9 +118,29 @@ pub(super) async fn hand_in(
     Ok(summed(&codes.collect::<Vec<_>>()))
 }
 
-/// Is a worker running that takes whatever comes? Those that others' `sign` and `submit --wait` run work their own jobs only.
-pub(super) async fn has_worker(app: &App) -> Result<bool, Stop> {
-    Ok(app.home.workers().await?.iter().any(|worker| !worker.is_restricted))
+/// Says so when no worker is running that takes the jobs of these accounts: those that others' `sign` and `submit --wait` run
+/// work their own jobs only, and one that does not know an account only waits with its jobs.
+pub(super) async fn nobody_for(
+    app: &App,
+    accounts: impl IntoIterator<Item = &AccountName>,
+) -> Result<Option<String>, Stop> {
+    let accounts: BTreeSet<&AccountName> = accounts.into_iter().collect();
+    let workers = if accounts.is_empty() { Vec::new() } else { app.home.workers().await? };
+    Ok(lonely(&accounts, &workers))
+}
+
+/// The accounts that none of these workers works for, in a sentence.
+fn lonely(accounts: &BTreeSet<&AccountName>, workers: &[WorkerInfo]) -> Option<String> {
+    let lonely = accounts.iter().filter(|account| !workers.iter().any(|worker| worker.works_for(account)));
+    let lonely: Vec<&str> = lonely.map(|account| account.as_str()).collect();
+    if lonely.is_empty() {
+        return None;
+    }
+    Some(if workers.iter().all(|worker| worker.is_restricted) {
+        "no worker is running on this home".to_owned()
+    } else {
+        format!("no worker that knows account {} is running on this home", lonely.join(", "))
+    })
 }
 
 /// One job: its own code. Several: 1 when some did not go well.
@@ -332,14 +361,43 @@ pub(super) async fn say_detached(context: &Context, app: &App, watch: &Watch) ->
     let Some(first) = jobs.first() else { return Ok(()) };
     let names: Vec<&str> = jobs.iter().map(|key| key.id.as_str()).collect();
     let first = intake::name_of(app, first).await?;
-    let goes_on = if has_worker(app).await? {
-        "a worker goes on with it; to see more"
-    } else {
-        "it waits in the home's file, since no worker is running, and goes on with"
+    let goes_on = match nobody_for(app, jobs.iter().map(|key| &key.account)).await? {
+        None => "a worker goes on with it; to see more".to_owned(),
+        Some(nobody) => format!("it waits in the home's file, since {nobody}, and goes on with"),
     };
     context.remark(&format!(
         "left {}; nothing is cancelled or lost; {goes_on}: longshore job watch {first}",
         names.join(", ")
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Moment;
+
+    #[test]
+    fn a_worker_that_does_not_know_the_account_is_nobody() {
+        let account = |name: &str| AccountName::parse(name).unwrap();
+        let (contoso, fabrikam) = (account("contoso"), account("fabrikam"));
+        let worker = |is_restricted, known: Option<&AccountName>| WorkerInfo {
+            id: 1,
+            pid: 1,
+            since: Moment::default(),
+            messages: 0,
+            is_restricted,
+            accounts: known.map(|known| BTreeSet::from([known.clone()])),
+        };
+        let both = BTreeSet::from([&contoso, &fabrikam]);
+        let told = |workers: &[WorkerInfo]| lonely(&both, workers);
+        assert_eq!(told(&[worker(false, None)]), None);
+        assert_eq!(told(&[worker(false, Some(&contoso)), worker(false, Some(&fabrikam))]), None);
+        let some = told(&[worker(false, Some(&contoso)), worker(true, Some(&fabrikam))]).unwrap();
+        assert!(some.contains("account fabrikam") && !some.contains("contoso"), "{some}");
+        for nobody in [&[][..], &[worker(true, None)]] {
+            assert_eq!(told(nobody).as_deref(), Some("no worker is running on this home"));
+        }
+        assert_eq!(lonely(&BTreeSet::new(), &[]), None);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! The write is the commit of a submission that does not exist. Who lacks the role "Driver Submitter" is answered 403, who
 //! has it 404 (contract/hardware-api.md, sections 2.3 and 15.2). In which order the service looks at role and number is not
-//! documented, so the same number is read first: when already the read is refused, the 403 of the write proves nothing.
+//! documented. So a 404 makes the role probable and no more: a service that looks for the submission first gives it to
+//! anybody. And the same number is read first: when already the read is refused, the 403 of the write proves nothing.
 
 use super::{
     doctor::{self, Finding},
@@ -33,10 +34,10 @@ pub(super) async fn run(app: &App, name: &AccountName) -> Finding {
     let read = desk.read(&Request::GetSubmission { product, submission }).await;
     let written = desk.read(&Request::Commit { product, submission }).await;
     match (Heard::of(&read), Heard::of(&written)) {
-        (_, Heard::Unknown) => Finding::good(
+        (_, Heard::Unknown) => Finding::open(
             "roles",
             format!(
-                "{name}: may create and commit (a commit of what does not exist was answered \"not found\", not 403)"
+                "{name}: may probably create and commit (the service answered 404, not 403, to a commit of what does not exist)"
             ),
         ),
         (Heard::Unknown, Heard::Forbidden) => Finding::bad(
@@ -76,6 +77,5 @@ impl Heard {
 }
 
 fn failed(name: &AccountName, error: &DeskError) -> Finding {
-    let next = "check network and endpoints, then: longshore doctor --try-write";
-    Finding::bad("roles", doctor::exit_of(error), format!("{name}: whether it may create: {error}"), next)
+    doctor::unanswered(&format!("{name}: may create"), error, "longshore doctor --try-write")
 }

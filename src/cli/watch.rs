@@ -168,8 +168,7 @@ async fn read(home: &Embedded, mut after: u64, job: Option<JobKey>) -> Result<Ve
 
 /// Works one job in this process for at most so long, without a word.
 pub(super) async fn work_for(app: &App, job: &JobKey, longest: Duration) -> Result<(), Stop> {
-    let crew = app.worker()?;
-    crew.restrict_to(&BTreeSet::from([job.clone()]));
+    let crew = app.worker_of(&BTreeSet::from([job.clone()]))?;
     let (stop, now) = (CancellationToken::new(), CancellationToken::new());
     let mut working = Box::pin(crew.run(&stop, &now));
     let ended = async {
@@ -194,8 +193,7 @@ pub(super) async fn work_for(app: &App, job: &JobKey, longest: Duration) -> Resu
 /// Works the jobs in this process, beside any other worker, and follows them to their ends.
 pub(super) async fn work_and_follow(context: &mut Context, app: &App, watch: &mut Watch) -> Result<Left, Stop> {
     watch.begin(&app.home).await?;
-    let crew = app.worker()?;
-    crew.restrict_to(&watch.keys);
+    let crew = app.worker_of(&watch.keys)?;
     let signals = Signals::listen();
     let (stop, now) = (CancellationToken::new(), CancellationToken::new());
     let mut working = Box::pin(crew.run(&stop, &now));

@@ -14,6 +14,36 @@ pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     accounts(settings, reader);
     ordered(settings, reader);
     calls(settings, reader);
+    deliveries(settings, reader);
+}
+
+/// So many of `transfer.file_timeout` are the time for all work on files in one call for a package, beside its source.
+const FILE_LIMITS: u32 = 15;
+
+impl Settings {
+    /// How long one call for a package may take: a transfer until the handler's time is up, the source, the files.
+    #[must_use]
+    pub fn longest_package_call(&self) -> Duration {
+        let Self { worker, transfer, .. } = self;
+        let files = transfer.file_timeout.saturating_mul(FILE_LIMITS);
+        worker.handler_deadline.saturating_add(transfer.source_timeout).saturating_add(files)
+    }
+}
+
+/// No delivery lasts as long as the memory is in grace (docs/protocol.md): its last call begins before the handler's time is
+/// up.
+fn deliveries(settings: &Settings, reader: &mut Reader<'_>) {
+    let longest = settings.worker.handler_deadline.saturating_add(settings.longest_package_call());
+    let grace = settings.memory.grace;
+    if longest >= grace {
+        let problem = format!(
+            "{} is no longer than a delivery may last, {}: 2 × worker.handler_deadline + transfer.source_timeout + \
+             {FILE_LIMITS} × transfer.file_timeout",
+            Span(grace),
+            Span(longest)
+        );
+        reader.wrong("memory.grace", problem);
+    }
 }
 
 fn home(settings: &Settings, reader: &mut Reader<'_>) {
@@ -34,7 +64,7 @@ fn accounts(settings: &Settings, reader: &mut Reader<'_>) {
 }
 
 fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
-    let Settings { waits, gate, retry, quota, identity, transfer, memory, .. } = settings;
+    let Settings { waits, gate, retry, quota, identity, transfer, .. } = settings;
     let polls = &waits.polls;
     for ((lower, less), (higher, more)) in [
         (("waits.polls.first", polls.first), ("waits.polls.second", polls.second)),
@@ -53,7 +83,6 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
         (("identity.backoff_base", identity.backoff_base), ("identity.backoff_cap", identity.backoff_cap)),
         (("identity.default_pause", identity.default_pause), ("identity.pause_cap", identity.pause_cap)),
         (("transfer.backoff_base", transfer.backoff_base), ("transfer.backoff_cap", transfer.backoff_cap)),
-        (("transfer.source_timeout", transfer.source_timeout), ("memory.grace", memory.grace)),
     ] {
         if less > more {
             reader.wrong(lower, format!("{} is more than {higher}, {}", Span(less), Span(more)));

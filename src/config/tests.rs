@@ -283,6 +283,13 @@ fn settings_that_do_not_fit_each_other_are_refused() {
         ("[waits.polls]\nfirst = \"2m\"".into(), "waits.polls.first: 2m is more than waits.polls.second, 32s"),
         ("[worker]\ndrain = \"10s\"".into(), "worker.drain: 10s is less than 5m"),
         ("[waits.turns]\nname = \"60s\"".into(), "waits.turns.name: 1m is less than 15m"),
+        (
+            "[transfer]\nsource_timeout = \"35m\"".into(),
+            "memory.grace: 1h is no longer than a delivery may last, 1h: 2 × worker",
+        ),
+        ("[transfer]\nfile_timeout = \"2m\"".into(), "2 × worker.handler_deadline + transfer.source_timeout + 15 ×"),
+        ("[worker]\nhandler_deadline = \"8m\"".into(), "memory.grace: 1h is no longer"),
+        ("[memory]\ngrace = \"55m\"".into(), "memory.grace: 55m is no longer than a delivery may last, 55m"),
         ("[waits.looks]\nproduct = []".into(), "empty: at least one is needed"),
         ("[waits.looks]\nproduct = [\"2s\", \"1s\"]".into(), "each must be later"),
         ("[sources]\nhosts = [\"https://x.com/\"]".into(), "sources.hosts[0]: not a host"),

@@ -20,6 +20,7 @@ mod thread;
 
 mod dead_letters;
 mod events;
+mod glance;
 mod jobs;
 mod listings;
 mod locks;
@@ -44,7 +45,12 @@ use std::{
 
 use rusqlite::Connection;
 
-use crate::domain::{claim, claim::Birth, ids::AccountName, quota::Limits};
+use crate::domain::{
+    claim,
+    claim::Birth,
+    ids::{AccountName, JobKey},
+    quota::Limits,
+};
 
 pub use crate::clock::Shift;
 
@@ -52,6 +58,7 @@ pub use self::{
     dead_letters::{DeadLetter, DeadLetters},
     error::Error,
     events::EventFilter,
+    glance::{Named, glance},
     jobs::{JobFilter, JobSummary, JobView, State, Transfer},
     queue::Delivery,
     retention::Tidied,
@@ -174,7 +181,16 @@ impl Embedded {
     /// # Errors
     /// [`Error`] when the lock file cannot be made, or the file cannot be written.
     pub fn worker(&self) -> Result<Worker, Error> {
-        Worker::start(self.clone())
+        Worker::start(self.clone(), None)
+    }
+
+    /// The same for one that takes messages of these jobs only: what `submit --wait` and `sign` run beside other workers.
+    /// From its first instant nobody counts on it for anything else.
+    ///
+    /// # Errors
+    /// As [`Embedded::worker`].
+    pub fn worker_of(&self, jobs: &BTreeSet<JobKey>) -> Result<Worker, Error> {
+        Worker::start(self.clone(), Some(jobs))
     }
 
     /// Where the file lies.

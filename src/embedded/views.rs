@@ -1,17 +1,21 @@
 //! What `doctor` and the console tell of the home as a whole.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use rusqlite::OptionalExtension;
 
 use super::{Embedded, Error, Worker, count, error::Fault, file, jobs, locks};
-use crate::domain::{claim::Birth, ids::JobKey, time::Moment};
+use crate::domain::{
+    claim::Birth,
+    ids::{AccountName, JobKey},
+    time::Moment,
+};
 
 /// How long a sign of life may take.
 const PULSE: Duration = Duration::from_secs(5);
 
 /// A worker that lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerInfo {
     /// Its random id.
     pub id: u128,
@@ -23,6 +27,16 @@ pub struct WorkerInfo {
     pub messages: u64,
     /// It works certain jobs only, or none: what `sign` and `submit --wait` run beside other workers.
     pub is_restricted: bool,
+    /// The accounts that it knows; none: all.
+    pub accounts: Option<BTreeSet<AccountName>>,
+}
+
+impl WorkerInfo {
+    /// Does it take whatever comes of this account?
+    #[must_use]
+    pub fn works_for(&self, account: &AccountName) -> bool {
+        !self.is_restricted && self.accounts.as_ref().is_none_or(|known| known.contains(account))
+    }
 }
 
 /// How much the file holds.
@@ -91,20 +105,29 @@ impl Embedded {
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
         self.page(|connection, shared| {
             let mut statement = connection.prepare_cached(
-                "SELECT id, pid, since, (SELECT count(*) FROM messages WHERE taken_by = workers.id), is_restricted
+                "SELECT id, pid, since, (SELECT count(*) FROM messages WHERE taken_by = workers.id), is_restricted,
+                        accounts
                    FROM workers ORDER BY since, id",
             )?;
             let rows = statement.query_map([], |row| {
                 let id: [u8; 16] = row.get(0)?;
-                Ok(WorkerInfo {
+                let worker = WorkerInfo {
                     id: u128::from_be_bytes(id),
                     pid: row.get(1)?,
                     since: Moment::from_millis(row.get(2)?),
                     messages: count(row.get(3)?),
                     is_restricted: row.get(4)?,
-                })
+                    accounts: None,
+                };
+                Ok((worker, row.get::<_, Option<String>>(5)?))
             })?;
-            let mut alive = rows.collect::<Result<Vec<_>, _>>()?;
+            let read = rows.map(|row| {
+                let (mut worker, accounts) = row?;
+                let accounts = accounts.map(|list| serde_json::from_str(&list)).transpose();
+                worker.accounts = accounts.map_err(Fault::unreadable("worker"))?;
+                Ok(worker)
+            });
+            let mut alive = read.collect::<Result<Vec<_>, Fault>>()?;
             alive.retain(|worker| locks::lives(&shared.workers, worker.id));
             Ok(alive)
         })

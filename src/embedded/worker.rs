@@ -1,11 +1,6 @@
 //! One worker: its lock, and the thread that sweeps up after the others.
 
-use std::{
-    collections::BTreeSet,
-    ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, ops::Deref, sync::Arc, time::Duration};
 
 use super::{
     Embedded, Error,
@@ -33,7 +28,7 @@ pub(super) struct Me {
     id: u128,
     lock: locks::Lock,
     /// A JSON list of the keys of the jobs that it works; none: all.
-    only: Mutex<Option<Arc<str>>>,
+    only: Option<Arc<str>>,
 }
 
 impl Me {
@@ -51,12 +46,17 @@ impl Deref for Worker {
 }
 
 impl Worker {
-    pub(super) fn start(home: Embedded) -> Result<Self, Error> {
+    pub(super) fn start(home: Embedded, only: Option<&BTreeSet<JobKey>>) -> Result<Self, Error> {
         let shared = Arc::clone(&home.inner.shared);
         let mut connection = shared.further()?;
         let id = u128::from_be_bytes(crate::clock::random_bytes());
-        let lock = shared.write(&mut connection, |book| enlist(book, id)).map_err(|fault| fault.at(&shared.file))?;
-        let me = Arc::new(Me { id, lock, only: Mutex::default() });
+        let lock = shared.write(&mut connection, |book| enlist(book, id, only.is_some()));
+        let lock = lock.map_err(|fault| fault.at(&shared.file))?;
+        let only = only.map(|jobs| {
+            let keys: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+            serde_json::Value::from(keys).to_string().into()
+        });
+        let me = Arc::new(Me { id, lock, only });
         sweep::start(&home, &me, connection)?;
         Ok(Self { home, me })
     }
@@ -73,29 +73,8 @@ impl Worker {
         &self.me.lock.path
     }
 
-    /// From now on it takes messages of these jobs only: what `submit --wait` and `sign` run beside other workers.
-    pub fn restrict_to(&self, jobs: &BTreeSet<JobKey>) {
-        let keys: Vec<String> = jobs.iter().map(ToString::to_string).collect();
-        let keys: Arc<str> = serde_json::Value::from(keys).to_string().into();
-        *self.me.only.lock().unwrap_or_else(PoisonError::into_inner) = Some(keys);
-        self.home.inner.shared.changed.notify_waiters();
-        let (shared, id) = (Arc::clone(&self.home.inner.shared), self.id().to_be_bytes());
-        let is_taken = self.home.inner.writer.offer(Box::new(move |connection| {
-            let told = shared.write(connection, |book| {
-                Ok(book.tx.execute("UPDATE workers SET is_restricted = 1 WHERE id = ?1", [id])?)
-            });
-            if let Err(fault) = told {
-                let error = fault.at(&shared.file);
-                tracing::debug!(%error, "it was not written that this worker works certain jobs only");
-            }
-        }));
-        if !is_taken {
-            tracing::debug!("it was not written that this worker works certain jobs only: the writer is busy");
-        }
-    }
-
     pub(super) fn own_jobs(&self) -> Option<Arc<str>> {
-        self.me.only.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.me.only.clone()
     }
 }
 
@@ -103,7 +82,7 @@ impl Worker {
 ///
 /// All within one write transaction, as every removal of a lock file: so nobody removes a file between its making and its
 /// locking.
-fn enlist(book: &Book<'_>, id: u128) -> Result<locks::Lock, Fault> {
+fn enlist(book: &Book<'_>, id: u128, is_restricted: bool) -> Result<locks::Lock, Fault> {
     let Shared { workers, .. } = book.shared;
     let lock = locks::take(workers, id).map_err(|error| Fault::Io(locks::path(workers, id), error))?;
     for known in sweep::others(book.tx, id)? {
@@ -115,8 +94,8 @@ fn enlist(book: &Book<'_>, id: u128) -> Result<locks::Lock, Fault> {
         }
     }
     book.tx.execute(
-        "INSERT INTO workers (id, pid, since, accounts) VALUES (?1, ?2, ?3, ?4)",
-        (id.to_be_bytes(), std::process::id(), book.now.as_millis(), book.shared.known_accounts()),
+        "INSERT INTO workers (id, pid, since, accounts, is_restricted) VALUES (?1, ?2, ?3, ?4, ?5)",
+        (id.to_be_bytes(), std::process::id(), book.now.as_millis(), book.shared.known_accounts(), is_restricted),
     )?;
     Ok(lock)
 }

@@ -14,6 +14,7 @@ use crate::domain::{
     quota::Admission,
     service::{Answer, Request},
     step::QuotaClass,
+    time::Moment,
 };
 
 /// How old the quota's word may be when a request leaves: another process's 429 is heeded after so long at the latest.
@@ -217,19 +218,11 @@ impl<P: Ports> Claimed<'_, P> {
     }
 
     async fn token(&self) -> Result<Token, Stop> {
-        self.ports.service().sign_in(&self.key.account).await.map_err(|error| self.no_token(error))
+        self.ports.service().sign_in(&self.key.account).await.map_err(|error| no_token(error, self.now()))
     }
 
     async fn renewed(&self, refused: &Token) -> Result<Token, Stop> {
-        self.ports.service().renew(&self.key.account, refused).await.map_err(|error| self.no_token(error))
-    }
-
-    fn no_token(&self, error: SignIn) -> Stop {
-        let (message, next, again, is_refused) = match error {
-            SignIn::Refused { message, next, again } => (message, next, again, true),
-            SignIn::Later { message, again } => (message, String::new(), again, false),
-        };
-        Stop::Wait { until: self.now().after(again), why: Waiting::SignIn { message, next, is_refused } }
+        self.ports.service().renew(&self.key.account, refused).await.map_err(|error| no_token(error, self.now()))
     }
 
     /// Takes the turns in order; when one is another's, gives back those that were taken.
@@ -272,6 +265,18 @@ impl Stop {
     }
 }
 
+/// The wait of a job that has no token. A refusal is as old as its adapter says: one that is only remembered must not
+/// look like the answer to whoever has just asked for another try.
+fn no_token(error: SignIn, now: Moment) -> Stop {
+    let (message, next, again, refused_at) = match error {
+        SignIn::Refused { message, next, ago, again } => (message, next, again, Some(now.before(ago))),
+        SignIn::Throttled { message, again } | SignIn::Later { message, again } => {
+            (message, String::new(), again, None)
+        }
+    };
+    Stop::Wait { until: now.after(again), why: Waiting::SignIn { message, next, refused_at } }
+}
+
 /// A token that was renewed a moment ago was refused, too: sign-in is what is wrong. The read waits like behind a gate.
 fn refused_again(failure: Failure) -> Failure {
     match failure {
@@ -279,5 +284,26 @@ fn refused_again(failure: Failure) -> Failure {
         other @ (Failure::Transient(_) | Failure::Throttled(_) | Failure::Indeterminate(_) | Failure::Permanent(_)) => {
             other
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_is_remembered_keeps_its_time_and_waits_for_the_rest() {
+        let (now, seconds) = (Moment::from_millis(1_000_000), Duration::from_secs);
+        let refused = |ago, again| SignIn::Refused { message: "no".to_owned(), next: "mend".to_owned(), ago, again };
+        for (ago, again, at, until) in [(0, 60, 1_000_000, 1_060_000), (30, 30, 970_000, 1_030_000)] {
+            let Stop::Wait { until: due, why: Waiting::SignIn { refused_at, .. } } =
+                no_token(refused(seconds(ago), seconds(again)), now)
+            else {
+                panic!("it does not wait for sign-in");
+            };
+            assert_eq!((due, refused_at), (Moment::from_millis(until), Some(Moment::from_millis(at))));
+        }
+        let later = no_token(SignIn::Later { message: "503".to_owned(), again: seconds(5) }, now);
+        assert!(matches!(later, Stop::Wait { why: Waiting::SignIn { refused_at: None, .. }, .. }));
     }
 }

@@ -58,8 +58,8 @@ pub(super) enum Waiting {
     NextTurn,
     /// An account that is not configured yet.
     Account,
-    /// Sign-in: what happened, what to do next, and is it refused for good?
-    SignIn { message: String, next: String, is_refused: bool },
+    /// Sign-in: what happened, what to do next, and, when a person must change something, when it was refused.
+    SignIn { message: String, next: String, refused_at: Option<Moment> },
 }
 
 impl From<Unavailable> for Stop {

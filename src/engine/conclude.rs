@@ -240,13 +240,13 @@ impl<P: Ports> Claimed<'_, P> {
         let mut refused = None;
         match why {
             Waiting::Permit => ticket.refusals = ticket.refusals.saturating_add(1),
-            Waiting::SignIn { message, next, is_refused } => {
+            Waiting::SignIn { message, next, refused_at } => {
                 ticket.note(self.now(), message.clone());
-                if *is_refused {
+                if let Some(at) = *refused_at {
                     let data = json!({ "step": self.step(), "message": message, "next": next, "sign_in": "refused" });
                     events.push(self.event(Name::Stuck, n::STUCK, data));
                     // The event's id is that of the place: a second refusal there is no second event, but it is told here.
-                    refused = Some(SignInRefused { at: self.now(), message: message.clone(), next: next.clone() });
+                    refused = Some(SignInRefused { at, message: message.clone(), next: next.clone() });
                 }
             }
             Waiting::Account => {

@@ -379,10 +379,20 @@ pub enum SignIn {
         message: String,
         /// What to do next.
         next: String,
+        /// How long ago it was refused: the adapter may remember a refusal, and answer without asking again.
+        ago: Duration,
         /// Ask again after this.
         again: Duration,
     },
-    /// The token endpoint asked for a pause, or fails for the moment.
+    /// The token endpoint asked for a pause.
+    #[error("no token for the moment: {message}")]
+    Throttled {
+        /// What happened.
+        message: String,
+        /// Ask again after this.
+        again: Duration,
+    },
+    /// The token endpoint fails for the moment.
     #[error("no token for the moment: {message}")]
     Later {
         /// What happened.
@@ -488,6 +498,8 @@ pub struct Fetch<'a> {
     pub spec: &'a DownloadSpec,
     /// What was submitted: the signed package gets its name only when it holds that.
     pub submitted: Option<(&'a PackageSpec, &'a PackageFacts)>,
+    /// Does a transient failure now end the job? Then what was submitted is compared if it can be, and told if not.
+    pub is_last_attempt: bool,
 }
 
 /// Packages: sources, checks, blobs and sinks.

@@ -142,12 +142,24 @@ pub struct Refusal {
     pub next_step: String,
     /// The HTTP status, when there was an answer.
     pub http_status: Option<u16>,
+    /// Set when nobody was asked: the cache's memory of an earlier request gives the answer.
+    #[serde(skip)]
+    pub remembered: Option<Box<Remembered>>,
+}
+
+/// An answer of the cache's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    /// How long ago it was refused.
+    pub ago: Duration,
+    /// How long nobody will be asked yet.
+    pub rest: Duration,
 }
 
 impl Refusal {
     fn of_settings(message: String, next_step: &str) -> Self {
         let (codes, error, next_step) = (Vec::new(), "settings".to_owned(), next_step.to_owned());
-        Self { codes, error, message, next_step, http_status: None }
+        Self { codes, error, message, next_step, http_status: None, remembered: None }
     }
 
     /// An API refused a token that had just been made.
@@ -158,6 +170,7 @@ impl Refusal {
             message: format!("{audience} refuses a token that was just renewed"),
             next_step: "link the app in Partner Center and give it the role Manager and its hardware roles".to_owned(),
             http_status: Some(401),
+            remembered: None,
         }
     }
 }

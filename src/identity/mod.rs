@@ -15,7 +15,7 @@ mod shelf;
 pub use self::{
     cache::{Cache, Clock, ProcessOnly, SignIn, StoreFailed, SystemClock, TokenStore},
     credential::{Algorithm, Certificate, Credential},
-    endpoint::{EndpointVersion, Identity, Refusal, SignInError, Token, TokenEndpoint, TokenVersion},
+    endpoint::{EndpointVersion, Identity, Refusal, Remembered, SignInError, Token, TokenEndpoint, TokenVersion},
     settings::Settings,
 };
 

@@ -159,6 +159,7 @@ pub(super) fn refused(
                 error: problem.error,
                 next_step: next_step.to_owned(),
                 http_status: Some(status),
+                remembered: None,
             })
         }
         500..=599 => transient(Kind::ServerError),

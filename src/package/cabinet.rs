@@ -66,10 +66,11 @@ impl Cabinet {
     /// Inflates everything once; `piece` hears the bytes of each file in order, by the file's place in [`Self::entries`].
     ///
     /// # Errors
-    /// [`Error`] when a block is damaged or ends too early.
+    /// [`Error`] when a block is damaged or ends too early, or the disk failed.
     pub fn read(&self, mut piece: impl FnMut(usize, &[u8])) -> Result<(), Error> {
-        guarded(|| {
-            let view = View::of(self.pace.open(&self.path)?, &self.layout)?;
+        let file = self.pace.open(&self.path)?;
+        guarded(&file.trouble(), || {
+            let view = View::of(file, &self.layout)?;
             let mut cabinet = cab::Cabinet::new(view).map_err(unpacked)?;
             for folder in 0..self.layout.folders.len() {
                 self.read_folder(&mut cabinet, folder, &mut piece)?;

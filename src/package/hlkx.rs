@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Error, MAX_INFLATED, damaged, guarded};
-use crate::transfer::pace::{Pace, PacedFile};
+use crate::transfer::pace::{Pace, PacedFile, Trouble};
 
 /// Entries of an archive at most: what fits without Zip64.
 const MAX_ENTRIES: u64 = 0xffff;
@@ -22,6 +22,7 @@ const MAX_END: u64 = 22 + 0xffff;
 pub struct Archive {
     zip: zip::ZipArchive<BufReader<PacedFile>>,
     entries: Vec<Entry>,
+    trouble: Trouble,
 }
 
 /// One file of an archive; folders are left out.
@@ -49,6 +50,7 @@ impl Archive {
     /// As [`Self::open`].
     pub fn open_paced(path: &Path, zip64: bool, pace: &Pace) -> Result<Self, Error> {
         let mut file = pace.open(path)?;
+        let trouble = file.trouble();
         let end = End::read(&mut file)?;
         if end.is_zip64 && !zip64 {
             return Err(Error::Zip64);
@@ -56,7 +58,7 @@ impl Archive {
         if end.entries > MAX_ENTRIES || end.directory > MAX_DIRECTORY {
             return Err(Error::TooLarge(format!("it has {} entries, at most {MAX_ENTRIES} are read", end.entries)));
         }
-        guarded(|| {
+        let (zip, entries) = guarded(&trouble, || {
             let zip = zip::ZipArchive::new(BufReader::new(file)).map_err(|error| unpacked(&error))?;
             let mut entries = Vec::with_capacity(zip.len());
             let mut total = 0_u64;
@@ -74,8 +76,9 @@ impl Archive {
             if total > MAX_INFLATED {
                 return Err(Error::TooLarge(format!("it inflates to more than {} GiB", MAX_INFLATED >> 30)));
             }
-            Ok(Self { zip, entries })
-        })
+            Ok((zip, entries))
+        })?;
+        Ok(Self { zip, entries, trouble })
     }
 
     /// Its files.
@@ -87,9 +90,9 @@ impl Archive {
     /// Reads one file, piece by piece; its checksum and length are checked.
     ///
     /// # Errors
-    /// [`Error`] when it is damaged or longer than the directory says.
+    /// [`Error`] when it is damaged or longer than the directory says, or the disk failed.
     pub fn read(&mut self, entry: &Entry, mut piece: impl FnMut(&[u8])) -> Result<(), Error> {
-        guarded(|| {
+        guarded(&self.trouble, || {
             let mut file = self.zip.by_index(entry.index).map_err(|error| unpacked(&error))?;
             let mut buffer = vec![0; 64 << 10];
             let mut size = 0_u64;
@@ -135,7 +138,11 @@ impl End {
         let (entries, directory) = (number(&bytes, at + 10, 2), number(&bytes, at + 12, 4));
         let locator = at.checked_sub(20).filter(|at| bytes.get(*at..).is_some_and(|b| b.starts_with(b"PK\x06\x07")));
         let Some(locator) = locator else { return Ok(Self { entries, directory, is_zip64: false }) };
-        file.seek(SeekFrom::Start(number(&bytes, locator + 8, 8)))?;
+        let record_at = number(&bytes, locator + 8, 8);
+        if record_at >= length {
+            return Err(damaged("the end of its central directory is damaged"));
+        }
+        file.seek(SeekFrom::Start(record_at))?;
         let mut record = Vec::new();
         file.take(56).read_to_end(&mut record)?;
         if !record.starts_with(b"PK\x06\x06") || record.len() < 56 {

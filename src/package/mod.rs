@@ -17,6 +17,12 @@ mod cabinet_view;
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use crate::{
+    domain::failure::{Cause, Failure, Kind},
+    transfer::pace::Trouble,
 };
 
 /// Files in one package at most.
@@ -47,9 +53,20 @@ fn damaged(text: impl Into<String>) -> Error {
     Error::Damaged(text.into())
 }
 
-/// Runs a library over bytes that nobody vouches for; a panic is damage.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged("its data is damaged beyond reading")))
+/// Runs a library over bytes that nobody vouches for; a panic is damage, and a read that failed is none, whatever the
+/// library makes of it.
+fn guarded<T>(trouble: &Trouble, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let done =
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged("its data is damaged beyond reading")));
+    match (done, trouble.seen()) {
+        (Err(_), Some(error)) => Err(Error::Io(error)),
+        (done, _) => done,
+    }
+}
+
+/// What an I/O error while a package is read means: worth another try later.
+fn disk(path: &Path, error: &io::Error) -> Failure {
+    Failure::Transient(Cause::new(Kind::LocalIo, format!("cannot read {}: {error}", path.display())))
 }
 
 /// Does this path name an INF file?

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
-    io::Read,
+    io::{self, ErrorKind, Read},
     path::Path,
 };
 
@@ -15,12 +15,15 @@ use serde::Serialize;
 use super::{
     Error, MAX_INF,
     cabinet::Cabinet,
-    has_extension,
+    disk, has_extension,
     hlkx::Archive,
     inf::{Architecture, Inf},
     is_inf,
 };
-use crate::transfer::{MAX_PACKAGE, pace::Pace};
+use crate::{
+    domain::failure::Failure,
+    transfer::{MAX_PACKAGE, pace::Pace},
+};
 
 /// Where the rules stand.
 const SOURCE: &str = "hardware-api 9";
@@ -92,9 +95,24 @@ impl fmt::Display for Finding {
 struct Findings {
     list: Vec<Finding>,
     warnings: Vec<String>,
+    /// The disk failed: nothing is known against the package.
+    trouble: Option<io::Error>,
 }
 
 impl Findings {
+    /// What cannot be read for good is a finding; what may be read later is none.
+    fn unread(&mut self, error: io::Error) {
+        let is_final = matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidInput
+        );
+        if is_final {
+            self.add("package-readable", None, format!("cannot be read: {error}"), "check path and permissions");
+        } else {
+            self.trouble = Some(error);
+        }
+    }
+
     fn add(&mut self, rule: &'static str, file: Option<&str>, problem: impl Into<String>, remedy: &str) {
         match self.list.iter().filter(|finding| finding.rule == rule).count() {
             count if count > MAX_PER_RULE => {}
@@ -119,26 +137,33 @@ impl Findings {
 /// # Errors
 /// [`Refusal`] with every finding.
 pub fn check(path: &Path, harness: &str, requested_signatures: &[String]) -> Result<Report, Refusal> {
-    check_paced(path, harness, requested_signatures, &Pace::default())
+    check_paced(path, harness, requested_signatures, &Pace::default()).unwrap_or_else(|failure| {
+        let mut findings = Findings::default();
+        findings.add("package-readable", None, failure.to_string(), "check the disk or network share, and try again");
+        Err(Refusal { findings: findings.list })
+    })
 }
 
-/// The same at somebody's pace.
+/// The same at somebody's pace: what was found, unless the disk failed.
 ///
 /// # Errors
-/// As [`check`].
+/// Transient, kind `LocalIo`: the package could not be read to its end.
 pub fn check_paced(
     path: &Path,
     harness: &str,
     requested_signatures: &[String],
     pace: &Pace,
-) -> Result<Report, Refusal> {
+) -> Result<Result<Report, Refusal>, Failure> {
     let mut findings = Findings::default();
     let harness = harness.to_ascii_lowercase();
     let report = check_file(&Asked { path, harness: &harness, signatures: requested_signatures, pace }, &mut findings);
-    match report {
+    if let Some(error) = findings.trouble {
+        return Err(disk(path, &error));
+    }
+    Ok(match report {
         Some(report) if findings.list.is_empty() => Ok(Report { warnings: findings.warnings, ..report }),
         Some(_) | None => Err(Refusal { findings: findings.list }),
-    }
+    })
 }
 
 /// What is to be looked through, and how.
@@ -159,7 +184,7 @@ fn check_file(asked: &Asked<'_>, findings: &mut Findings) -> Option<Report> {
             return None;
         }
         Err(error) => {
-            findings.add("package-readable", None, format!("cannot be read: {error}"), "check path and permissions");
+            findings.unread(error);
             return None;
         }
     };
@@ -173,7 +198,14 @@ fn check_file(asked: &Asked<'_>, findings: &mut Findings) -> Option<Report> {
         return None;
     }
     let is_archive_wanted = matches!(harness, "hlk" | "hck");
-    match kind_of(path, pace) {
+    let kind = match kind_of(path, pace) {
+        Ok(kind) => kind,
+        Err(error) => {
+            findings.unread(error);
+            return None;
+        }
+    };
+    match kind {
         Some(PackageKind::Cabinet) if is_archive_wanted => {
             let problem = format!("it is a cabinet, but test harness {harness} takes test results");
             findings.add(
@@ -204,14 +236,17 @@ fn check_file(asked: &Asked<'_>, findings: &mut Findings) -> Option<Report> {
     }
 }
 
-fn kind_of(path: &Path, pace: &Pace) -> Option<PackageKind> {
+fn kind_of(path: &Path, pace: &Pace) -> io::Result<Option<PackageKind>> {
     let mut start = [0; 4];
-    pace.open(path).ok()?.read_exact(&mut start).ok()?;
-    match &start {
+    match pace.open(path)?.read_exact(&mut start) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    Ok(match &start {
         b"MSCF" => Some(PackageKind::Cabinet),
         b"PK\x03\x04" | b"PK\x05\x06" => Some(PackageKind::Archive),
         _ => None,
-    }
+    })
 }
 
 /// Attestation signs for client versions of Windows 10 and later only.
@@ -235,13 +270,19 @@ fn check_os_codes(harness: &str, signatures: &[String], findings: &mut Findings)
 fn check_cabinet(asked: &Asked<'_>, bytes: u64, findings: &mut Findings) -> Option<Report> {
     let Asked { path, harness, signatures, pace } = *asked;
     check_extension(path, &["cab"], findings);
-    let unreadable = |error: &Error, findings: &mut Findings| {
-        findings.add("cab-readable", None, error.to_string(), "build the cabinet again, for example with makecab");
+    let unreadable = |error: Error, findings: &mut Findings| {
+        match error {
+            Error::Io(error) => findings.unread(error),
+            Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64 => {
+                let remedy = "build the cabinet again, for example with makecab";
+                findings.add("cab-readable", None, error.to_string(), remedy);
+            }
+        }
         None
     };
     let cabinet = match Cabinet::open_paced(path, pace) {
         Ok(cabinet) => cabinet,
-        Err(error) => return unreadable(&error, findings),
+        Err(error) => return unreadable(error, findings),
     };
     let entries = cabinet.entries();
     let paths: Vec<&str> = entries.iter().map(|entry| entry.path.as_str()).collect();
@@ -249,7 +290,7 @@ fn check_cabinet(asked: &Asked<'_>, bytes: u64, findings: &mut Findings) -> Opti
     check_folders(&paths, findings);
     let infs = match cabinet.read_files(MAX_INF, |entry| is_inf(&entry.path)) {
         Ok(infs) => infs,
-        Err(error) => return unreadable(&error, findings),
+        Err(error) => return unreadable(error, findings),
     };
     let infs: Vec<(&str, Inf)> = infs
         .iter()
@@ -391,7 +432,11 @@ fn check_archive(asked: &Asked<'_>, bytes: u64, findings: &mut Findings) -> Opti
             findings.add("zip64", None, "it is a Zip64 archive, which the service refuses", remedy);
             return None;
         }
-        Err(error) => {
+        Err(Error::Io(error)) => {
+            findings.unread(error);
+            return None;
+        }
+        Err(error @ (Error::Damaged(_) | Error::TooLarge(_))) => {
             findings.add("zip-readable", None, error.to_string(), "save the package with HLK Studio again");
             return None;
         }

@@ -116,6 +116,25 @@ fn kind_and_name_fit_the_harness() {
 }
 
 #[test]
+fn a_read_that_fails_is_no_finding_wherever_it_fails() {
+    let noise: Vec<u8> = (0..60_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let files: [(&str, &[u8]); 2] = [("a/a.inf", INF), ("a/a.sys", &noise)];
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes, harness) in [("x.cab", cab_of(&files), "attestation"), ("x.hlkx", zip_of(&files), "hlk")] {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let mut beats = 0;
+        loop {
+            match check_paced(&path, harness, &[], &Pace::left_after(beats)) {
+                Ok(found) => break assert!(found.is_ok() && beats > 2, "after {beats} reads: {found:?}"),
+                Err(failure) => assert!(matches!(failure, Failure::Transient(_)), "{failure:?}"),
+            }
+            beats += 1;
+        }
+    }
+}
+
+#[test]
 fn a_thousand_files_in_the_root_are_not_told_one_by_one() {
     let names: Vec<String> = (0..1000).map(|number| format!("{number}.sys")).collect();
     let mut files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"x"[..])).collect();

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Error, cabinet::Cabinet, has_extension, hlkx::Archive, is_inf};
+use super::{Error, cabinet::Cabinet, disk, has_extension, hlkx::Archive, is_inf};
 use crate::domain::{
     failure::{Cause, Failure, Kind},
     ids::Sha256,
@@ -25,7 +25,41 @@ pub struct Verified {
     pub warnings: Vec<String>,
 }
 
+/// What a signed package is compared with: the INF files that were submitted.
+#[derive(Debug)]
+pub struct Submission {
+    infs: Vec<Submitted>,
+    /// Why there is nothing to compare with.
+    warning: Option<String>,
+}
+
+impl Submission {
+    /// Reads what was submitted, at somebody's pace; blocking, flat memory.
+    ///
+    /// # Errors
+    /// Transient, kind `LocalIo`: the disk failed.
+    pub fn read(path: &Path, pace: &Pace) -> Result<Self, Failure> {
+        match submitted_infs(path, pace) {
+            Ok(infs) => Ok(Self {
+                warning: infs.is_empty().then(|| "the submitted package holds no INF file to compare".to_owned()),
+                infs,
+            }),
+            Err(Error::Io(error)) => Err(disk(path, &error)),
+            Err(error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64)) => Ok(Self::unread(format!(
+                "the submitted package is no cabinet or archive that can be read ({error}); its INF files were not compared"
+            ))),
+        }
+    }
+
+    /// One that can no longer be read: the warning of whoever compares with it.
+    #[must_use]
+    pub const fn unread(warning: String) -> Self {
+        Self { infs: Vec::new(), warning: Some(warning) }
+    }
+}
+
 /// An INF as it was submitted.
+#[derive(Debug)]
 struct Submitted {
     path: String,
     sha256: Sha256,
@@ -33,44 +67,42 @@ struct Submitted {
     by_path: bool,
 }
 
+/// The warning when what was submitted is gone.
+pub const GONE: &str = "the submitted package can no longer be read; its INF files were not compared";
+
 /// Compares a signed package with what was submitted; blocking, flat memory.
 ///
 /// # Errors
 /// Permanent, kind `Verification`: it does not open, lacks an INF or a catalog, or an INF is another one. Transient,
 /// kind `LocalIo`: our disk failed.
 pub fn verify(signed_zip: &Path, submitted: Option<&Path>) -> Result<Verified, Failure> {
-    verify_paced(signed_zip, submitted, &Pace::default())
+    let pace = Pace::default();
+    let gone = || Ok(Submission::unread(GONE.to_owned()));
+    verify_paced(signed_zip, submitted.map_or_else(gone, |path| Submission::read(path, &pace))?, &pace)
 }
 
 /// The same at somebody's pace.
 ///
 /// # Errors
 /// As [`verify`].
-pub fn verify_paced(signed_zip: &Path, submitted: Option<&Path>, pace: &Pace) -> Result<Verified, Failure> {
-    let mut warnings = Vec::new();
-    let wanted = match submitted.map(|path| (path, submitted_infs(path, pace))) {
-        None => {
-            warnings.push("the submitted package can no longer be read; its INF files were not compared".to_owned());
-            Vec::new()
-        }
-        Some((_, Ok(wanted))) => wanted,
-        Some((path, Err(Error::Io(error)))) => return Err(disk(path, &error)),
-        Some((_, Err(error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64)))) => {
-            warnings.push(format!("the submitted package is no cabinet or archive that can be read ({error}); its INF files were not compared"));
-            Vec::new()
-        }
-    };
+pub fn verify_paced(signed_zip: &Path, submitted: Submission, pace: &Pace) -> Result<Verified, Failure> {
+    let Submission { infs: wanted, warning } = submitted;
     let refuse = |why: String| failed(format!("the signed package {}: {why}", signed_zip.display()));
     let mut archive = match Archive::open_paced(signed_zip, true, pace) {
         Ok(archive) => archive,
         Err(Error::Io(error)) => return Err(disk(signed_zip, &error)),
-        Err(error) => return Err(refuse(format!("it does not open: {error}"))),
+        Err(error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64)) => {
+            return Err(refuse(format!("it does not open: {error}")));
+        }
     };
     let mut signed: BTreeMap<String, Sha256> = BTreeMap::new();
     let entries = archive.entries().to_vec();
     for entry in entries.iter().filter(|entry| is_inf(&entry.path)) {
         let mut context = Hash::new();
-        archive.read(entry, |piece| context.update(piece)).map_err(|error| refuse(error.to_string()))?;
+        archive.read(entry, |piece| context.update(piece)).map_err(|error| match error {
+            Error::Io(error) => disk(signed_zip, &error),
+            error @ (Error::Damaged(_) | Error::TooLarge(_) | Error::Zip64) => refuse(error.to_string()),
+        })?;
         signed.insert(entry.path.to_lowercase(), context.finish());
     }
     for inf in &wanted {
@@ -81,11 +113,8 @@ pub fn verify_paced(signed_zip: &Path, submitted: Option<&Path>, pace: &Pace) ->
     if catalogs.is_empty() {
         return Err(refuse("it holds no catalog (.cat)".to_owned()));
     }
-    if wanted.is_empty() && warnings.is_empty() {
-        warnings.push("the submitted package holds no INF file to compare".to_owned());
-    }
     let inf_files = wanted.into_iter().map(|inf| inf.path).collect();
-    Ok(Verified { files: entries.len(), inf_files, catalogs, warnings })
+    Ok(Verified { files: entries.len(), inf_files, catalogs, warnings: warning.into_iter().collect() })
 }
 
 /// The service keeps the cabinet's folders, sometimes within one more: the deepest match counts, and any equal one will do.
@@ -109,7 +138,10 @@ fn submitted_infs(path: &Path, pace: &Pace) -> Result<Vec<Submitted>, Error> {
     let mut start = [0; 4];
     let is_cabinet = {
         let mut file = pace.open(path)?;
-        std::io::Read::read_exact(&mut file, &mut start).is_ok() && &start == b"MSCF"
+        match std::io::Read::read_exact(&mut file, &mut start) {
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(Error::Io(error)),
+            read => read.is_ok() && &start == b"MSCF",
+        }
     };
     if !is_cabinet {
         let mut archive = Archive::open_paced(path, true, pace)?;
@@ -162,10 +194,6 @@ impl Hash {
 
 fn failed(message: String) -> Failure {
     Failure::Permanent(Cause::new(Kind::Verification, message))
-}
-
-fn disk(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Transient(Cause::new(Kind::LocalIo, format!("cannot read {}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -235,6 +263,42 @@ mod tests {
             verify(Path::new("/nowhere.zip"), Some(Path::new("/nowhere.cab"))),
             Err(Failure::Transient(_))
         ));
+    }
+
+    #[test]
+    fn a_read_that_fails_is_neither_damage_nor_a_warning_wherever_it_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let (zip, submitted) = (dir.path().join("signed.zip"), dir.path().join("submitted"));
+        let inf: Vec<u8> = INF.iter().copied().cycle().take(100_000).collect();
+        let files: [(&str, &[u8]); 2] = [("nic/nic.inf", &inf), ("nic/nic.cat", b"cat")];
+        fs::write(&zip, stored(&files)).unwrap();
+        for package in [cab_of(&files), stored(&files)] {
+            fs::write(&submitted, package).unwrap();
+            let checked = |beats| {
+                let pace = Pace::left_after(beats);
+                verify_paced(&zip, Submission::read(&submitted, &pace)?, &pace)
+            };
+            let mut beats = 0;
+            let verified = loop {
+                match checked(beats) {
+                    Ok(verified) => break verified,
+                    Err(Failure::Transient(cause)) if cause.kind == Kind::LocalIo => beats += 1,
+                    Err(other) => panic!("after {beats} reads: {other:?}"),
+                }
+            };
+            assert!(beats > 10 && verified.warnings.is_empty(), "after {beats} reads: {verified:?}");
+        }
+    }
+
+    /// Without compression: a library makes other errors of a read within a packed entry than within a plain one.
+    fn stored(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let plain = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        for (path, content) in files {
+            zip.start_file(*path, plain).unwrap();
+            std::io::Write::write_all(&mut zip, content).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
     }
 
     #[test]

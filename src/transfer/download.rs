@@ -103,6 +103,12 @@ impl Ready {
         self.size
     }
 
+    /// Where it lies until it has its name.
+    #[must_use]
+    pub fn lies_at(&self) -> &Path {
+        &self.part.paths.part
+    }
+
     /// Gives the file its name when `check` finds nothing against its bytes; blocking work off this thread.
     ///
     /// # Errors
@@ -115,7 +121,11 @@ impl Ready {
         let Self { part, wanted, size, patience } = self;
         let target = wanted.target.clone();
         limited(patience, &target, move |pace| {
-            let checked = part.checked(check(&part.paths.part, pace))?;
+            let checked = check(&part.paths.part, pace);
+            // ORDER: after the check and before anything is renamed. A turn that is over has no verdict, whatever the
+            // check made of reads that were stopped, and another turn may be at these bytes.
+            pace.beat().map_err(|error| disk("look into", &part.paths.part, &error))?;
+            let checked = part.checked(checked)?;
             part.place(&wanted, size, pace).map(|placed| (placed, checked))
         })
         .await

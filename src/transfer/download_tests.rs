@@ -142,6 +142,32 @@ fn ranges_are_read_and_weak_tags_are_not_trusted() {
 }
 
 #[tokio::test]
+async fn a_verdict_that_nobody_waits_for_sets_nothing_aside() {
+    let bench = Bench::new(5000).await;
+    let Ok(Fetched::Ready(ready)) = fetch(&http(), &settings(), &bench.wanted, &bench.caller).await else { panic!() };
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let placed = ready.place(move |_, pace| {
+        begun.send(()).unwrap();
+        while pace.beat().is_ok() {}
+        Err::<(), _>(permanent(Kind::Verification, "a library took the end of the reads for damage"))
+    });
+    tokio::select! {
+        biased;
+        _ = placed => panic!("it has no end of its own"),
+        _ = begins => {}
+    }
+    // The lock goes with the thread that was left behind: then all is done that it does.
+    let paths = Paths::of(&bench.wanted.target).unwrap();
+    while Part::open(&paths).is_err() {
+        tokio::task::yield_now().await;
+    }
+    let names: Vec<_> = fs::read_dir(bench.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().ends_with(".rejected")), "{names:?}");
+    bench.downloaded().await;
+    assert_eq!(bench.server.store().ranges, ["whole", "bytes=5000-"], "the bytes are gone on with");
+}
+
+#[tokio::test]
 async fn a_file_that_is_refused_never_gets_its_name_and_a_later_call_begins_anew() {
     let bench = Bench::new(5000).await;
     let fetched = async || {

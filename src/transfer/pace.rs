@@ -1,20 +1,24 @@
 //! Work on files that cannot pin its caller: it goes on while it moves, and is left behind when it stands still.
 //!
 //! A read of a hung network share never returns, and no thread can be stopped from outside. So nobody waits for longer than
-//! a limit without a sign of life; the thread that is left behind stops at its next piece.
+//! a limit without a sign of life; the thread that is left behind stops at its next piece. Threads have a bound, those that
+//! are left behind count, and the rest of the blocking pool stays free for what else needs it: names, logs, other files.
 
 use std::{
     fs::{self, File},
     io::{self, ErrorKind, Read, Seek, SeekFrom},
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, oneshot},
+    time::timeout,
+};
 
 use super::{permanent, transient};
 use crate::domain::failure::{Failure, Kind};
@@ -27,6 +31,9 @@ pub struct Pace(Arc<Signs>);
 struct Signs {
     beats: AtomicU64,
     is_left: AtomicBool,
+    /// So many signs of life and no more.
+    #[cfg(test)]
+    most: OnceLock<u64>,
 }
 
 impl Pace {
@@ -36,6 +43,10 @@ impl Pace {
     /// When nobody waits any more: the work stops here.
     pub fn beat(&self) -> io::Result<()> {
         self.0.beats.fetch_add(1, Ordering::Relaxed);
+        #[cfg(test)]
+        if self.0.most.get().is_some_and(|most| self.0.beats.load(Ordering::Relaxed) > *most) {
+            self.0.is_left.store(true, Ordering::Relaxed);
+        }
         if self.0.is_left.load(Ordering::Relaxed) {
             return Err(io::Error::other("nobody waits for it any more"));
         }
@@ -51,7 +62,15 @@ impl Pace {
         if !fs::metadata(path)?.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a file"));
         }
-        Ok(PacedFile { file: File::open(path)?, pace: self.clone() })
+        Ok(PacedFile { file: File::open(path)?, pace: self.clone(), trouble: Trouble::default() })
+    }
+
+    /// Of work that nobody waits for any more after so many signs of life.
+    #[cfg(test)]
+    pub(crate) fn left_after(beats: u64) -> Self {
+        let pace = Self::default();
+        pace.0.most.set(beats).unwrap();
+        pace
     }
 }
 
@@ -60,9 +79,38 @@ impl Pace {
 pub struct PacedFile {
     file: File,
     pace: Pace,
+    trouble: Trouble,
+}
+
+/// What the system said when a file could not be read. A library that reads it may make damage of that; this does not.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble(Arc<OnceLock<(ErrorKind, String)>>);
+
+impl Trouble {
+    /// The first error of a read, if there was one.
+    #[must_use]
+    pub fn seen(&self) -> Option<io::Error> {
+        self.0.get().map(|(kind, text)| io::Error::new(*kind, text.clone()))
+    }
+
+    fn heard<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        // A read is repeated after the one kind; the other is that of an offset which the file's own tables hold.
+        if let Err(error) = &done
+            && !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::InvalidInput)
+        {
+            self.0.get_or_init(|| (error.kind(), error.to_string()));
+        }
+        done
+    }
 }
 
 impl PacedFile {
+    /// What goes wrong with its reads, to be asked when a library has taken the file.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
+    }
+
     /// The file itself.
     #[must_use]
     pub const fn inner(&self) -> &File {
@@ -72,14 +120,15 @@ impl PacedFile {
 
 impl Read for PacedFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.pace.beat()?;
-        self.file.read(buffer)
+        let done = self.pace.beat().and_then(|()| self.file.read(buffer));
+        self.trouble.heard(done)
     }
 }
 
 impl Seek for PacedFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        let done = self.file.seek(to);
+        self.trouble.heard(done)
     }
 }
 
@@ -92,14 +141,19 @@ impl Drop for Left {
     }
 }
 
-/// So many limits are the whole time for one piece of work: no delivery may last as long as memory is in grace.
+/// So many limits are the whole time for one piece of work.
 const WINDOWS: u32 = 30;
 
-/// Runs work on `path` on the blocking pool, for as long as it shows a sign of life within each `limit`, thirty times.
+/// Threads of this process that work on files, those left behind among them: half of tokio's blocking pool.
+const MAX_THREADS: usize = 256;
+static THREADS: Semaphore = Semaphore::const_new(MAX_THREADS);
+
+/// Runs work on `path` on the blocking pool, for as long as it shows a sign of life within each `limit`, thirty times. It
+/// may wait for a thread for one more.
 ///
 /// # Errors
-/// What the work says; transient, kind `LocalIo`, naming the path, when it stands still; permanent, kind `Internal`, when
-/// it panics.
+/// What the work says; transient, kind `LocalIo`, naming the path, when it stands still or found no thread; permanent, kind
+/// `Internal`, when it panics.
 ///
 /// # Cancel safety
 /// Dropped, the work stops at its next sign of life.
@@ -108,10 +162,26 @@ pub async fn limited<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(&Pace) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
+    limited_to(&THREADS, limit, path, work).await
+}
+
+async fn limited_to<T: Send + 'static>(
+    threads: &'static Semaphore,
+    limit: Duration,
+    path: &Path,
+    work: impl FnOnce(&Pace) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     let pace = Pace::default();
     let left = Left(pace.clone());
-    let working = pace.clone();
-    let mut thread = tokio::task::spawn_blocking(move || work(&working));
+    let Ok(begun) = timeout(limit, begin(threads, pace, work)).await else {
+        let text = format!(
+            "no thread was free for {} within {limit:?}: up to {MAX_THREADS} work on files, and those that a hung disk or \
+             network share holds come back only with it",
+            path.display()
+        );
+        return Err(transient(Kind::LocalIo, text));
+    };
+    let mut thread = begun;
     let mut seen = 0;
     for _ in 0..WINDOWS {
         match timeout(limit, &mut thread).await {
@@ -129,6 +199,30 @@ pub async fn limited<T: Send + 'static>(
     }
     let text = format!("work on {} has not ended in {:?}", path.display(), limit.saturating_mul(WINDOWS));
     Err(transient(Kind::LocalIo, text))
+}
+
+/// Starts work on a thread; returns when it has started.
+async fn begin<T: Send + 'static>(
+    threads: &'static Semaphore,
+    pace: Pace,
+    work: impl FnOnce(&Pace) -> Result<T, Failure> + Send + 'static,
+) -> tokio::task::JoinHandle<Result<T, Failure>> {
+    // Nobody closes it; work without a permit would be work without a bound, and is refused on the thread.
+    let permit = threads.acquire().await.ok();
+    let (start, started) = oneshot::channel();
+    let thread = tokio::task::spawn_blocking(move || {
+        // Held by the thread and not by the one who waits: what is left behind goes on holding it.
+        let _held: SemaphorePermit<'static> =
+            permit.ok_or_else(|| permanent(Kind::Internal, "nobody counts the threads that work on files"))?;
+        let is_awaited = start.send(()).is_ok();
+        if !is_awaited {
+            return Err(transient(Kind::LocalIo, "nobody waits for it any more"));
+        }
+        work(&pace)
+    });
+    // Dropped unsent when the thread could not start: what it says then comes from its handle.
+    let _told: Result<(), oneshot::error::RecvError> = started.await;
+    thread
 }
 
 /// Waits for one operation on `path` of the asynchronous kind.
@@ -187,6 +281,45 @@ mod tests {
         assert_eq!(limited(4 * SHORT, Path::new("x"), moves(20 * SHORT)).await, Ok(7));
         let failure = limited(SHORT, Path::new("x"), moves(Duration::from_secs(60))).await.unwrap_err();
         assert!(failure.to_string().contains("has not ended in 150ms"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn threads_that_are_left_behind_count_until_they_come_back() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let (go_on, wait) = mpsc::channel::<()>();
+        let hung = limited_to(&ONE, SHORT, Path::new("/share/nic.cab"), move |_| {
+            wait.recv().unwrap();
+            Ok(())
+        });
+        assert!(hung.await.unwrap_err().to_string().contains("hangs"));
+        let refused = limited_to(&ONE, SHORT, Path::new("/local/wifi.cab"), |_| Ok(())).await.unwrap_err();
+        assert!(matches!(&refused, Failure::Transient(cause) if cause.kind == Kind::LocalIo), "{refused:?}");
+        let text = refused.to_string();
+        assert!(text.contains("no thread was free for /local/wifi.cab") && !text.contains("not answered"), "{text}");
+        go_on.send(()).unwrap();
+        let long = Duration::from_secs(60);
+        assert_eq!(limited_to(&ONE, long, Path::new("x"), |_| Ok(7)).await, Ok(7), "the thread came back");
+    }
+
+    #[test]
+    fn work_that_waits_for_a_thread_has_not_begun_and_never_does_when_nobody_waits() {
+        // A pool of one thread, which somebody else has: as when all of tokio's are taken.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (go_on, wait) = mpsc::channel::<()>();
+            let taken = tokio::task::spawn_blocking(move || wait.recv().unwrap());
+            let (tell, told) = oneshot::channel::<()>();
+            let queued = limited(SHORT, Path::new("/local/wifi.cab"), move |_| {
+                tell.send(()).unwrap();
+                Ok(())
+            });
+            let text = queued.await.unwrap_err().to_string();
+            assert!(text.contains("no thread was free") && !text.contains("not answered"), "{text}");
+            go_on.send(()).unwrap();
+            taken.await.unwrap();
+            told.await.unwrap_err();
+        });
     }
 
     #[tokio::test]

@@ -134,16 +134,18 @@ async fn fetched(is_endless: bool, limits: source::Limits) -> Failure {
 #[tokio::test]
 async fn a_source_that_sends_nothing_any_more_or_too_slowly_is_given_up_for_now() {
     let too_slow = source::Limits { least_rate: 1 << 40, ..limits() };
-    let too_long = source::Limits { whole: TOTAL, ..limits() };
-    for (is_endless, limits, why) in [
-        (false, limits(), "nothing any more"),
-        (true, too_slow, "bytes per second"),
-        (true, too_long, "has not come in"),
-    ] {
+    for (is_endless, limits, why) in [(false, limits(), "nothing any more"), (true, too_slow, "bytes per second")] {
         let failure = fetched(is_endless, limits).await;
         assert!(matches!(&failure, Failure::Transient(cause) if cause.kind == Kind::Timeout), "{failure:?}");
         assert!(failure.to_string().contains(why), "{failure}");
     }
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_come_in_in_its_time_is_refused_by_the_name_of_the_setting() {
+    let failure = fetched(true, source::Limits { whole: TOTAL, ..limits() }).await;
+    assert!(matches!(&failure, Failure::Permanent(cause) if cause.kind == Kind::Source), "{failure:?}");
+    assert!(failure.to_string().contains("[transfer] source_timeout"), "{failure}");
 }
 
 #[tokio::test]

@@ -153,6 +153,37 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// What stands against going on after `elapsed`, when `size` bytes have come and the source has `promised` so many.
+    ///
+    /// Half of the time with less than a quarter of the bytes is no hiccup: what cannot fit is refused, not fetched ten times.
+    fn verdict(&self, shown: &str, (size, promised): (u64, Option<u64>), elapsed: Duration) -> Result<(), Failure> {
+        if promised == Some(size) {
+            return Ok(());
+        }
+        let is_over = elapsed > self.whole;
+        let cannot_fit = |promised: u64| is_over || (elapsed > self.whole / 2 && size < promised / 4);
+        if let Some(promised) = promised.filter(|promised| cannot_fit(*promised)) {
+            return Err(refuse(format!(
+                "the source {shown} cannot come in within [transfer] source_timeout, {:?}: {size} of {promised} bytes did \
+                 in {} s; raise it, or put the package nearer",
+                self.whole,
+                elapsed.as_secs()
+            )));
+        }
+        if is_over {
+            let text = format!(
+                "the source {shown} has not come in within [transfer] source_timeout, {:?}: {size} bytes did",
+                self.whole
+            );
+            return Err(transient(Kind::Timeout, text));
+        }
+        if elapsed > self.time_for(size) {
+            let text = format!("the source {shown} sends less than {} bytes per second", self.least_rate);
+            return Err(transient(Kind::Timeout, text));
+        }
+        Ok(())
+    }
+
     /// Until so many bytes have to be there.
     fn time_for(&self, bytes: u64) -> Duration {
         self.answer
@@ -208,7 +239,8 @@ impl Fetcher {
     /// The package behind a source: a `file:` in place, anything else spooled into `spool_dir`.
     ///
     /// # Errors
-    /// Permanent, kind `Source`: refused by the rules, missing, too large, empty. Transient: network, 5xx, our disk.
+    /// Permanent, kind `Source`: refused by the rules, missing, too large, empty, too slow to come in within `whole`.
+    /// Transient: network, 5xx, our disk.
     ///
     /// # Cancel safety
     /// Dropping it removes the spool file.
@@ -276,15 +308,7 @@ async fn spool_body(mut answer: reqwest::Response, path: &Path, limits: Limits) 
     let mut size = 0_u64;
     let begun = clock::monotonic();
     loop {
-        let elapsed = begun.elapsed();
-        if elapsed > limits.time_for(size) {
-            let text = format!("the source {shown} sends less than {} bytes per second", limits.least_rate);
-            return Err(transient(Kind::Timeout, text));
-        }
-        if elapsed > limits.whole {
-            let text = format!("the source {shown} has not come in {:?}, {size} bytes did", limits.whole);
-            return Err(transient(Kind::Timeout, text));
-        }
+        limits.verdict(&shown, (size, promised), begun.elapsed())?;
         let chunk = match timeout(limits.idle, answer.chunk()).await {
             Err(_) => return Err(transient(Kind::Timeout, format!("the source {shown} sends nothing any more"))),
             Ok(Err(error)) => return Err(unreachable_source(&shown, &error)),

@@ -214,6 +214,25 @@ async fn redirects_are_followed_five_times_and_never_to_where_the_rules_forbid()
     assert!(fetcher.rules.remote(&format!("{}/end", web.base), Some(&from)).is_err());
 }
 
+#[test]
+fn a_source_that_cannot_come_in_in_time_is_refused_and_one_that_may_is_not() {
+    let whole = Duration::from_secs(1000);
+    let limits = Limits { whole, answer: whole, ..Limits::default() };
+    let verdict = |size, promised, seconds| limits.verdict("s", (size, promised), Duration::from_secs(seconds));
+    for (size, promised, seconds) in
+        [(0, Some(1000), 1), (240, Some(1000), 450), (260, Some(1000), 600), (400, None, 600), (1000, Some(1000), 1000)]
+    {
+        assert_eq!(verdict(size, promised, seconds), Ok(()), "{size} of {promised:?} in {seconds} s");
+    }
+    for (size, promised, seconds) in [(240, Some(1000), 501), (999, Some(1000), 1001)] {
+        let failure = verdict(size, promised, seconds).unwrap_err();
+        assert!(is_source(&failure) && failure.to_string().contains("[transfer] source_timeout"), "{failure:?}");
+    }
+    let later = verdict(5000, None, 1001).unwrap_err();
+    assert!(matches!(&later, Failure::Transient(cause) if cause.kind == Kind::Timeout), "{later:?}");
+    assert!(later.to_string().contains("[transfer] source_timeout"), "{later}");
+}
+
 #[tokio::test]
 async fn a_source_that_is_too_large_empty_or_busy_leaves_nothing_behind() {
     let web = Web::start().await;

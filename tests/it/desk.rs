@@ -51,3 +51,14 @@ fn a_read_beyond_the_rate_waits_and_says_so() {
     let waited = world.run(&["product", "list"]).ended(0);
     assert!(waited.err.contains("waiting for a permit"), "{}", waited.err);
 }
+
+#[test]
+fn a_throttle_of_the_token_endpoint_is_a_rate_limit_to_a_person() {
+    let world = World::new();
+    let params = Params { seconds: Some(600.0), ..Params::default() };
+    world.fault(Fault { params, count: None, ..Fault::next("token", FaultKind::Throttle) });
+    let throttled = world.run(&["product", "list"]).ended(7);
+    assert!(throttled.err.contains("the token endpoint asks for a pause"), "{}", throttled.err);
+    world.run(&["auth", "test"]).ended(7);
+    world.run(&["doctor"]).ended(7);
+}

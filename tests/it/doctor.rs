@@ -23,7 +23,8 @@ fn whether_an_account_may_write_is_seen_by_a_write_that_changes_nothing() {
     assert!(quiet[1]["good"].is_null() && quiet[1]["message"].as_str().unwrap().contains("--try-write"), "{quiet:?}");
     assert!(!world.sandbox.journal().to_string().contains("commitSubmission"), "it wrote without being asked to");
     let tried = roles(&world.run(&["doctor", "--try-write"]).ended(0));
-    assert!(tried[1]["good"] == true && tried[1]["message"].as_str().unwrap().contains("may create"), "{tried:?}");
+    let told = tried[1]["message"].as_str().unwrap();
+    assert!(tried[1]["good"].is_null() && told.contains("may probably create"), "a 404 is no certainty: {tried:?}");
     let totals = world.sandbox.verdict()["totals"].clone();
     assert!(totals["products"] == 0 && totals["submissions"] == 0 && totals["committed_submissions"] == 0, "{totals}");
 }
@@ -66,16 +67,12 @@ fn a_worker_that_works_certain_jobs_only_is_none_that_runs() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _within = runtime.enter();
     let home = Embedded::open(Options::new(world.path("home"))).unwrap();
-    let restricted = home.worker().unwrap();
-    restricted.restrict_to(&BTreeSet::new());
+    let restricted = home.worker_of(&BTreeSet::new()).unwrap();
     let running = || {
         let findings = world.run(&["doctor"]).ended(0).json()["findings"].clone();
         let home = findings.as_array().unwrap().iter().find(|finding| finding["what"] == "home").unwrap().clone();
         home["message"].as_str().unwrap().rsplit(" · ").next().unwrap().to_owned()
     };
-    crate::world::until("it is known as restricted", || {
-        runtime.block_on(home.workers()).unwrap().iter().all(|worker| worker.is_restricted)
-    });
     assert_eq!(running(), "no worker running");
     let free = home.worker().unwrap();
     assert_eq!(running(), "1 worker running");

@@ -254,3 +254,20 @@ fn sign_makes_the_same_job_of_the_same_package_and_refuses_equal_names() {
     let ran = world.run(&both).ended(2);
     assert!(ran.err.contains("{file}"), "{}", ran.err);
 }
+
+#[test]
+fn a_job_whose_id_another_account_has_is_named_with_its_account() {
+    let world = World::new();
+    let mut other = world.job("nic-1");
+    other["account"] = json!("fabrikam");
+    world.set(
+        "[accounts.fabrikam]\ntenant_id = \"11111111-2222-4333-8444-555555555555\"\n\
+         client_id = \"66666666-7777-4888-8999-aaaaaaaaaaab\"\ncredential = { secret = \"file:secret\" }\n",
+    );
+    world.submit(&world.job("nic-1"), &[]).ended(0);
+    world.run(&["job", "cancel", "nic-1"]).ended(0);
+    let shown = || world.run(&["--output", "table", "dead-letter", "show", "contoso/nic-1"]).ended(0).out;
+    assert!(!shown().contains("contoso/nic-1"), "its id is enough");
+    world.submit(&other, &[]).ended(0);
+    assert!(shown().contains("contoso/nic-1"), "{}", shown());
+}

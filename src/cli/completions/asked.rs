@@ -1,6 +1,6 @@
 //! The hidden `longshore __complete LINE`: job ids and account names that fit where the cursor stands, one a line.
 //!
-//! It changes nothing, calls nobody, and is silent when something is wrong: a shell asks at every Tab.
+//! It makes and changes nothing (a newer build's Tab key must not migrate the file), calls nobody, and is silent when something is wrong: a shell asks at every Tab.
 
 use std::ffi::OsStr;
 
@@ -10,7 +10,8 @@ use super::super::{arguments, context::Context, exit::Exit, stop::Outcome};
 use crate::{
     app::settings,
     config::{self, Loaded},
-    embedded::{DeadLetters, Embedded, JobFilter},
+    domain::ids::{JobId, JobKey},
+    embedded::{self, Named},
 };
 
 /// More than anybody reads.
@@ -34,7 +35,7 @@ enum Wanted {
     DeadLetters,
 }
 
-pub(in super::super) async fn run(context: &mut Context, asked: Asked) -> Outcome {
+pub(in super::super) fn run(context: &mut Context, asked: &Asked) -> Outcome {
     let words: Vec<&str> = asked.line.split_whitespace().collect();
     let current =
         if asked.line.ends_with(char::is_whitespace) { "" } else { words.last().copied().unwrap_or_default() };
@@ -43,7 +44,7 @@ pub(in super::super) async fn run(context: &mut Context, asked: Asked) -> Outcom
     let mut files: Vec<_> = files.into_iter().map(Into::into).collect();
     files.splice(0..0, context.global.config.iter().cloned());
     if let (Some(wanted), Ok(loaded)) = (wanted, config::load(&files)) {
-        let found = found(&loaded, wanted, current).await.unwrap_or_default();
+        let found = found(&loaded, wanted, current);
         let lines: String =
             found.into_iter().filter(|name| name.starts_with(current)).map(|name| name + "\n").collect();
         context.out.text(&lines)?;
@@ -107,27 +108,17 @@ fn awaits_value(command: &clap::Command, word: &str) -> Option<String> {
     option.get_action().takes_values().then(|| option.get_id().to_string())
 }
 
-async fn found(loaded: &Loaded, wanted: Wanted, current: &str) -> Option<Vec<String>> {
-    if wanted == Wanted::Accounts {
-        return Some(loaded.settings.accounts.keys().map(ToString::to_string).collect());
-    }
-    let told = settings::home(loaded);
-    // Looking must not make a home.
-    if !told.data_dir.join("longshore.db").is_file() {
-        return None;
-    }
-    let home = Embedded::open(told).ok()?;
-    let keys: Vec<_> = if wanted == Wanted::Jobs {
-        let filter =
-            JobFilter { limit: MOST, text: Some(current.to_owned()).filter(|t| !t.is_empty()), ..JobFilter::default() };
-        home.jobs(filter).await.ok()?.into_iter().map(|job| job.key).collect()
-    } else {
-        let filter = DeadLetters { limit: MOST, ..DeadLetters::default() };
-        home.dead_letters(filter).await.ok()?.into_iter().filter_map(|letter| letter.job).collect()
+fn found(loaded: &Loaded, wanted: Wanted, current: &str) -> Vec<String> {
+    let wanted = match wanted {
+        Wanted::Accounts => return loaded.settings.accounts.keys().map(ToString::to_string).collect(),
+        Wanted::Jobs => Named::Jobs,
+        Wanted::DeadLetters => Named::DeadLetters,
     };
+    let keys = embedded::glance(&settings::home(loaded).data_dir, wanted, current, MOST);
     // An id that two accounts have is no name of one job.
-    let is_shared = |id| keys.iter().filter(|key| key.id == id).count() > 1;
-    Some(keys.iter().map(|key| if is_shared(key.id.clone()) { key.to_string() } else { key.id.to_string() }).collect())
+    let is_shared = |id: &JobId| keys.iter().filter(|key| key.id == *id).count() > 1;
+    let is_whole = |key: &JobKey| current.contains('/') || is_shared(&key.id);
+    keys.iter().map(|key| if is_whole(key) { key.to_string() } else { key.id.to_string() }).collect()
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ impl<P: Ports> Claimed<'_, P> {
             };
             let submitted = self.taken.work.package.as_ref().zip(self.ticket().progress.package.as_ref());
             let submitted = submitted.filter(|_| kind.eq_ignore_ascii_case(SIGNED));
-            let fetch = Fetch { product, submission, kind, spec, submitted };
+            let is_last_attempt = self.ticket().attempts.saturating_add(1) >= self.settings.retry.max_attempts;
+            let fetch = Fetch { product, submission, kind, spec, submitted, is_last_attempt };
             let hooks = Hooks { claimed: self, kind };
             let download = self.ports.packages().download(&fetch, item.url.clone(), &hooks);
             match self.sent(download).await.map_err(|failure| self.transfer_stop(failure))? {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    endpoint::{Identity, Refusal, SignInError, Token, TokenEndpoint, TokenVersion},
+    endpoint::{Identity, Refusal, Remembered, SignInError, Token, TokenEndpoint, TokenVersion},
     settings::Settings,
     shelf::{self, Held, Key},
 };
@@ -161,6 +161,8 @@ struct State {
 /// No request goes out before `until`.
 #[derive(Debug)]
 struct Closed {
+    /// When it was closed.
+    at: Moment,
     until: Moment,
     error: SignInError,
     /// The credential that was refused; `None` holds for every credential.
@@ -205,7 +207,11 @@ impl State {
             (Some(held), _) => Glance::Use(held.token.clone()),
             (None, Some(closed)) => Glance::Closed(match &closed.error {
                 SignInError::Throttled { .. } => SignInError::Throttled { wait: closed.until.since(now) },
-                error @ (SignInError::Refused(_) | SignInError::Transient { .. }) => error.clone(),
+                SignInError::Refused(refusal) => {
+                    let remembered = Remembered { ago: now.since(closed.at), rest: closed.until.since(now) };
+                    SignInError::Refused(Refusal { remembered: Some(Box::new(remembered)), ..refusal.clone() })
+                }
+                error @ SignInError::Transient { .. } => error.clone(),
             }),
             (None, None) => Glance::Need(self.flights),
         }
@@ -224,7 +230,7 @@ impl State {
         {
             let until = held.obtained_at.after(JUST_RENEWED);
             let error = SignInError::Refused(Refusal::of_fresh_token(audience));
-            self.closed = Some(Closed { until, error, credential: None });
+            self.closed = Some(Closed { at: now, until, error, credential: None });
         }
     }
 
@@ -251,6 +257,7 @@ impl State {
                 };
                 self.renewal_pause = Some(now.after(RENEWAL_PAUSE));
                 self.closed = closed.map(|(wait, credential)| Closed {
+                    at: now,
                     until: now.after(wait),
                     error: error.clone(),
                     credential,

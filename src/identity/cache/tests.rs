@@ -159,7 +159,15 @@ fn refusal() -> SignInError {
         message: "wrong".to_owned(),
         next_step: "fix".to_owned(),
         http_status: Some(401),
+        remembered: None,
     })
+}
+
+/// The same refusal from memory, as old as this.
+fn remembered(ago: Duration) -> SignInError {
+    let SignInError::Refused(refusal) = refusal() else { unreachable!() };
+    let remembered = Remembered { ago, rest: MINUTE.checked_sub(ago).unwrap() };
+    SignInError::Refused(Refusal { remembered: Some(Box::new(remembered)), ..refusal })
 }
 
 async fn get<S: TokenStore>(cache: &TestCache<S>) -> Result<TokenVersion, SignInError> {
@@ -182,7 +190,8 @@ async fn one_request_serves_a_thousand_calls() {
 async fn callers_share_a_failure_too() {
     let cache = cache([refusal()], MINUTE * 60);
     let all = join_all((0..50).map(|_| get(&cache))).await;
-    assert!(all.iter().all(|outcome| *outcome == Err(refusal())));
+    assert_eq!(all.iter().filter(|outcome| **outcome == Err(refusal())).count(), 1, "one was refused");
+    assert_eq!(all.iter().filter(|outcome| **outcome == Err(remembered(Duration::ZERO))).count(), 49);
     let failing = self::cache(std::iter::repeat_n(transient(), 4), MINUTE * 60);
     let all = join_all((0..50).map(|_| get(&failing))).await;
     assert!(all.iter().all(|outcome| *outcome == Err(transient())));
@@ -214,7 +223,8 @@ async fn a_refusal_while_the_old_token_serves_is_no_error_until_it_ends() {
     cache.sign_in.answers.lock().unwrap().extend(std::iter::repeat_n(refusal(), 9));
     assert_eq!(get(&cache).await, Ok(version("t1")));
     advance(MINUTE * 3 + Duration::from_millis(1)).await;
-    assert_eq!(get(&cache).await, Err(refusal()), "its last minute is not handed out");
+    let refused = get(&cache).await;
+    assert!(matches!(refused, Err(SignInError::Refused(_))), "its last minute is not handed out: {refused:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,8 +286,10 @@ async fn an_endpoint_that_gives_the_refused_token_again_refuses() {
 async fn a_refusal_is_remembered_for_a_minute_and_for_its_credential_only() {
     let cache = cache([refusal()], MINUTE * 60);
     assert_eq!(get(&cache).await, Err(refusal()));
-    advance(Duration::from_millis(59_999)).await;
-    assert_eq!(get(&cache).await, Err(refusal()));
+    advance(Duration::from_secs(30)).await;
+    assert_eq!(get(&cache).await, Err(remembered(Duration::from_secs(30))), "nobody was asked");
+    advance(Duration::from_millis(29_999)).await;
+    assert_eq!(get(&cache).await, Err(remembered(Duration::from_millis(59_999))));
     assert_eq!(cache.requests(), 1);
     let repaired = Identity { credential: Credential::Secret(SecretString::from("new")), ..identity() };
     assert!(cache.token(&repaired, WITHIN).await.is_ok(), "a new secret is tried at once");

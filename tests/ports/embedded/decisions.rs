@@ -87,8 +87,7 @@ async fn a_worker_of_its_own_jobs_takes_no_others() {
     for id in ["theirs", "mine", "theirs-too"] {
         harness.home.accept(ticket(id)).await.unwrap();
     }
-    let worker = harness.home.worker().unwrap();
-    worker.restrict_to(&BTreeSet::from([key("mine"), key("not-there-yet")]));
+    let worker = harness.home.worker_of(&BTreeSet::from([key("mine"), key("not-there-yet")])).unwrap();
     let (_held, mine) = receive(&worker, Kind::Submission).await;
     assert_eq!(mine.key(), key("mine"));
     assert_quiet(&worker, Kind::Submission).await;
@@ -110,7 +109,8 @@ async fn a_ticket_is_given_to_a_worker_that_knows_its_account_while_there_is_one
     let worker = harness.home.worker().unwrap();
     harness.home.accept(ticket("a")).await.unwrap();
     assert_quiet(&other, Kind::Submission).await;
-    other.restrict_to(&BTreeSet::from([key("a")]));
+    drop(other);
+    let other = other_home.worker_of(&BTreeSet::from([key("a")])).unwrap();
     assert_quiet(&other, Kind::Submission).await;
     let (held, mine) = receive(&worker, Kind::Submission).await;
     assert_eq!(mine.key(), key("a"));
@@ -118,7 +118,8 @@ async fn a_ticket_is_given_to_a_worker_that_knows_its_account_while_there_is_one
     drop(other);
     // One that works its own jobs only takes no others, so it keeps nobody from them.
     let other = other_home.worker().unwrap();
-    worker.restrict_to(&BTreeSet::new());
+    drop(worker);
+    let _own = harness.home.worker_of(&BTreeSet::new()).unwrap();
     let (held, theirs) = receive(&other, Kind::Submission).await;
     assert_eq!(theirs.key(), key("a"), "nobody else is left who could say that the account is unknown");
     drop(held);

@@ -101,14 +101,16 @@ async fn workers_and_sizes_are_told() {
     let workers = harness.home.workers().await.unwrap();
     assert_eq!((workers.len(), workers[0].id, workers[0].messages), (1, worker.id(), 1));
     assert_eq!(workers[0].pid, std::process::id());
-    assert!(!workers[0].is_restricted);
-    let own = harness.home.worker().unwrap();
-    own.restrict_to(&std::collections::BTreeSet::new());
-    let is_told = async || {
-        let workers = harness.home.workers().await.unwrap();
-        workers.iter().any(|worker| worker.id == own.id() && worker.is_restricted)
-    };
-    within(async { while !is_told().await {} }).await;
+    assert!(!workers[0].is_restricted && workers[0].accounts.is_none());
+    let knowing = harness.beside(|options| options.accounts = Some([account()].into()));
+    let knowing = knowing.worker().unwrap();
+    let workers = harness.home.workers().await.unwrap();
+    let told = workers.iter().find(|worker| worker.id == knowing.id()).unwrap();
+    assert!(told.works_for(&account()) && !told.works_for(&AccountName::parse("fabrikam").unwrap()), "{told:?}");
+    // Told with its first word, not some time later by another write.
+    let own = harness.home.worker_of(&std::collections::BTreeSet::new()).unwrap();
+    let workers = harness.home.workers().await.unwrap();
+    assert!(workers.iter().any(|worker| worker.id == own.id() && worker.is_restricted), "{workers:?}");
     let size = harness.home.size().await.unwrap();
     assert_eq!((size.jobs, size.messages, size.events, size.dead_letters), (1, 1, 1, 0));
     assert!(size.bytes > 0);
