@@ -213,6 +213,12 @@ impl Rabbit {
     /// [`Unavailable`]: what could not be given back comes again when the connection ends.
     pub async fn rest(&self) -> Result<(), Unavailable> {
         self.inner.wanted.send_replace(BTreeSet::new());
+        let patience = self.inner.options.confirm_timeout;
+        if let Ok(session) = self.session()
+            && tokio::time::timeout(patience, session.is_at_rest()).await.is_err()
+        {
+            return Err(session::down("the broker did not stop giving out messages in time"));
+        }
         for inbox in self.inner.inboxes.values() {
             let mut inbox = inbox.lock().await;
             while let Ok(arrived) = inbox.try_recv() {

@@ -23,7 +23,10 @@ use lapin::{
     uri::AMQPUri,
 };
 use secrecy::ExposeSecret as _;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -98,6 +101,8 @@ pub(super) struct Session {
     publishing: Connection,
     consuming: Option<Connection>,
     consumers: Mutex<BTreeMap<(Kind, Lane), Lined>>,
+    /// Lanes whose messages are being taken in.
+    taking_in: watch::Sender<usize>,
 }
 
 pub(super) fn down(why: impl Into<String>) -> Unavailable {
@@ -130,10 +135,11 @@ impl Session {
             publishing,
             consuming,
             consumers: Mutex::default(),
+            taking_in: watch::Sender::new(0),
         });
-        tasks.spawn(watch(Arc::clone(&session), session.publishing.events_listener()));
+        tasks.spawn(listen(Arc::clone(&session), session.publishing.events_listener()));
         if let Some(consuming) = &session.consuming {
-            tasks.spawn(watch(Arc::clone(&session), consuming.events_listener()));
+            tasks.spawn(listen(Arc::clone(&session), consuming.events_listener()));
         }
         tasks.spawn(give_back(Arc::clone(&session), returned));
         Ok(session)
@@ -158,7 +164,12 @@ impl Session {
                     };
                     let consumer = self.begin(&channel, &names.lane(lane.0, lane.1)).await?;
                     self.consumers().insert(*lane, Lined { channel, tag: consumer.tag(), is_on: true });
-                    tasks.spawn(forward(Arc::clone(self), *lane, consumer, inbox.clone()));
+                    self.taking_in.send_modify(|lanes| *lanes += 1);
+                    let (session, lane, inbox) = (Arc::clone(self), *lane, inbox.clone());
+                    tasks.spawn(async move {
+                        forward(&session, lane, consumer, inbox).await;
+                        session.taking_in.send_modify(|lanes| *lanes -= 1);
+                    });
                 }
                 (false, Some(Lined { channel, tag, .. })) => {
                     // The channel stays: closing it would give back what handlers are at work on.
@@ -184,6 +195,17 @@ impl Session {
 
     fn consumers(&self) -> MutexGuard<'_, BTreeMap<(Kind, Lane), Lined>> {
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no lane takes anything in: what the broker had sent ahead lies in the inboxes, or the session is over.
+    pub(super) async fn is_at_rest(&self) {
+        let mut taking_in = self.taking_in.subscribe();
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => {}
+            // The sender lives as long as `self`.
+            _ = taking_in.wait_for(|lanes| *lanes == 0) => {}
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -320,7 +342,7 @@ pub(super) async fn connect(options: &Options, purpose: &str) -> Result<Connecti
 }
 
 /// Notes what the broker says of a connection.
-async fn watch(session: Arc<Session>, events: impl futures_util::Stream<Item = Event> + Send) {
+async fn listen(session: Arc<Session>, events: impl futures_util::Stream<Item = Event> + Send) {
     let mut events = Box::pin(events);
     loop {
         let event = tokio::select! {
@@ -347,7 +369,7 @@ async fn watch(session: Arc<Session>, events: impl futures_util::Stream<Item = E
 /// Takes a lane's messages in. The end of the stream, with or without an error, ends the session: a queue that was
 /// deleted, or a consumer that the broker cancelled, ends it silently.
 async fn forward(
-    session: Arc<Session>,
+    session: &Arc<Session>,
     lane: (Kind, Lane),
     mut consumer: Consumer,
     inbox: mpsc::Sender<Arrived>,
@@ -365,7 +387,7 @@ async fn forward(
                 }
             }
             Some(Ok(message)) => {
-                let arrived = Arrived::new(Arc::clone(&session), lane, message);
+                let arrived = Arrived::new(Arc::clone(session), lane, message);
                 // The inbox holds as many as the broker gives out at once.
                 if inbox.send(arrived).await.is_err() {
                     return session.end("nobody takes messages any more");
