@@ -5,13 +5,13 @@ use lapin::{
     message::Delivery,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use serde_json::Value;
 
 use crate::{
     clock,
     domain::{
         event::{End, Event},
         settlement::SetAside,
+        step::Step,
         time::Moment,
     },
 };
@@ -53,15 +53,12 @@ pub(super) fn properties(kind: &str, headers: Headers) -> BasicProperties {
         .with_headers(headers.0)
 }
 
-/// An event as a CloudEvent 1.0 in binary mode: the envelope in headers, the data as the body.
+/// An event as a `CloudEvent` 1.0 in binary mode: the envelope in headers, the data as the body.
 pub(super) fn of_event(event: &Event, exchange: String, key: String) -> Outgoing {
     let envelope = event.cloud_event();
     let mut headers = Headers::default();
     for (name, value) in envelope.as_object().into_iter().flatten() {
-        let text = match value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
+        let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
         if name != "data" && name != "datacontenttype" {
             headers = headers.with(&format!("ce-{name}"), text);
         }
@@ -74,7 +71,7 @@ pub(super) fn of_event(event: &Event, exchange: String, key: String) -> Outgoing
 /// An ended job's ticket, with its end: what a retry starts from.
 pub(super) fn of_end(end: &End, exchange: String) -> Result<Outgoing, serde_json::Error> {
     let reason = end.reason.as_ref();
-    let step = reason.and_then(|reason| reason.step).map(|step| step.name()).unwrap_or_default();
+    let step = reason.and_then(|reason| reason.step).map(Step::name).unwrap_or_default();
     let class = reason.map_or("", |reason| reason.class.as_str());
     let headers = Headers::default()
         .with(FORM, "end")
@@ -128,9 +125,9 @@ pub(super) fn is_canary(delivery: &Delivery) -> bool {
 }
 
 pub(super) fn header(delivery: &Delivery, name: &str) -> Option<String> {
-    match delivery.properties.headers().as_ref()?.inner().get(name)? {
-        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
+    let value = delivery.properties.headers().as_ref()?.inner().get(name)?;
+    if let Some(text) = value.as_short_string() {
+        return Some(text.to_string());
     }
+    value.as_long_string().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())
 }

@@ -268,16 +268,16 @@ impl Session {
 
     /// Acknowledges. An `Ok(false)` says that the delivery is no longer ours.
     pub(super) async fn acknowledge(&self, acker: &Acker) -> Result<(), Unavailable> {
-        let acked = tokio::select! {
+        let sent = tokio::select! {
             biased;
-            acked = acker.ack(BasicAckOptions::default()) => acked,
+            sent = acker.ack(BasicAckOptions::default()) => sent,
             () = self.over.cancelled() => return Err(down("the connection is gone")),
             () = tokio::time::sleep(self.confirm_timeout) => {
                 self.end("an acknowledgement could not be sent in time");
                 return Err(down("an acknowledgement could not be sent in time"));
             }
         };
-        match acked {
+        match sent {
             Ok(true) if !self.is_over() => Ok(()),
             Ok(_) => {
                 self.end("a delivery was no longer ours");

@@ -116,10 +116,12 @@ fn down(why: impl Into<String>) -> Unavailable {
 
 /// What Redis said, in words. The crate's errors name hosts and commands, never a password.
 fn told(error: &RedisError) -> Unavailable {
-    let hint = match error.kind() {
-        ErrorKind::Server(ServerErrorKind::NoPerm) => "; the user of the memory lacks a right (see docs/FLEET.md)",
-        ErrorKind::AuthenticationFailed => "; user or password of the memory is refused",
-        _ => "",
+    let hint = if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
+        "; the user of the memory lacks a right"
+    } else if error.kind() == ErrorKind::AuthenticationFailed {
+        "; user or password of the memory is refused"
+    } else {
+        ""
     };
     down(format!("Redis: {error}{hint}"))
 }
