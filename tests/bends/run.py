@@ -95,7 +95,7 @@ BENDS = {
 
 def bend(name):
     command, file, old, new = BENDS[name]
-    for part in ("src", "tests", "config"):
+    for part in ("src", "tests", "config", "benches"):
         shutil.copytree(ROOT / part, COPY / part, dirs_exist_ok=True)
     for part in ("Cargo.toml", "Cargo.lock", "clippy.toml"):
         shutil.copy2(ROOT / part, COPY / part)
@@ -109,7 +109,7 @@ def bend(name):
     output = done.stdout + done.stderr
     if done.returncode == 0:
         return False, "found by nothing"
-    if "error: could not compile" in output or "error[" in output:
+    if "error: could not compile" in output or "error[" in output or "failed to parse manifest" in output:
         return False, "does not compile:\n" + "\n".join(output.splitlines()[-30:])
     seeds = re.findall(r"^seed (\d+) failed.*\n +(.*)$", output, re.M)
     if seeds:
