@@ -19,9 +19,12 @@ CLAIM = "src/domain/claim.rs"
 SETTLE = "src/engine/settle.rs"
 SIM = ["cargo", "test", "--test", "sim", "every_job"]
 
+# A worker that stood still mostly meets its own clock or its own renewal first: one seed in twelve thousand gets through.
+RARE = ["env", "FIRST=11500", "SEEDS=500", *SIM]
+
 BENDS = {
     "begin asks for no holder": (
-        SIM, CLAIM,
+        RARE, CLAIM,
         "    let known = held(loaded, claimant)?;\n    if known.needs_look()",
         "    let _ = claimant;\n    let known = loaded.known().ok_or(Denied::NotHolder)?;\n    if known.needs_look()",
     ),
