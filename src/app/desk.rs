@@ -1,4 +1,4 @@
-//! Reads for a person, outside any job, within the account's rate.
+//! Calls for a person, outside any job, within the account's rate: reads, but for the one write that changes nothing.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How soon a permit is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Why a read gave nothing.
+/// Why a call gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum DeskError {
     /// There is no token.
@@ -60,7 +60,7 @@ impl From<Unavailable> for DeskError {
     }
 }
 
-/// One person's reads: they share a correlation id.
+/// One person's calls: they share a correlation id.
 #[derive(Debug)]
 pub struct Desk<'a> {
     app: &'a App,
@@ -80,18 +80,18 @@ impl<'a> Desk<'a> {
         Ok(Self { app, quota, account, correlation: CorrelationId(clock::uuid_v4()), token: None })
     }
 
-    /// What names these reads to Microsoft's support.
+    /// What names these calls to Microsoft's support.
     #[must_use]
     pub const fn correlation(&self) -> CorrelationId {
         self.correlation
     }
 
-    /// One read: token, permit, call; a refused token is renewed once, and the quota learns from every answer.
+    /// One call: token, permit, request; a refused token is renewed once, and the quota learns from every answer.
     ///
     /// # Errors
     /// [`DeskError`]; a throttled account is a [`Failure::Throttled`] that says until when, one whose jobs use its rate up
     /// [`DeskError::RateUsedUp`].
-    pub async fn read(&mut self, request: &Request) -> Result<Answer, DeskError> {
+    pub async fn call(&mut self, request: &Request) -> Result<Answer, DeskError> {
         let ids = CallIds { correlation: self.correlation, request: RequestId(clock::uuid_v4()) };
         let mut is_renewed = false;
         loop {
@@ -177,7 +177,7 @@ impl<'a> Desk<'a> {
         let mut next = None;
         loop {
             let request = Request::ListProducts { next };
-            let Response::Products(Page { items, next: link }) = self.read(&request).await?.response else {
+            let Response::Products(Page { items, next: link }) = self.call(&request).await?.response else {
                 return Err(unexpected(request.operation()));
             };
             all.extend(items);
@@ -197,7 +197,7 @@ impl<'a> Desk<'a> {
         let mut next = None;
         loop {
             let request = Request::ListSubmissions { product, next };
-            let Response::Submissions(Page { items, next: link }) = self.read(&request).await?.response else {
+            let Response::Submissions(Page { items, next: link }) = self.call(&request).await?.response else {
                 return Err(unexpected(request.operation()));
             };
             all.extend(items);

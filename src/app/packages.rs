@@ -389,9 +389,11 @@ impl Packages {
             }
         };
         let is_verified = verified.as_ref().is_some_and(|of| of.warnings.is_empty() && !of.inf_files.is_empty());
+        let warnings = verified.map(|of| of.warnings).unwrap_or_default();
+        let unverified = warnings.first().cloned();
         let (kind, path) = (fetch.kind.to_owned(), file.path.display().to_string());
-        let file = Downloaded { kind, path, sha256: file.sha256, size: file.size, is_verified };
-        Ok(Fetched::Done { file, warnings: verified.map(|of| of.warnings).unwrap_or_default() })
+        let file = Downloaded { kind, path, sha256: file.sha256, size: file.size, is_verified, unverified };
+        Ok(Fetched::Done { file, warnings })
     }
 }
 

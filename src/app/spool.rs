@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::clock;
+use crate::{clock, transfer::stamp::is_at};
 
 /// How long a folder without a lock is left alone: a living process of an earlier build has none, and no source lies longer.
 const UNLOCKED_FOR: Duration = Duration::from_hours(24);
@@ -112,20 +112,6 @@ impl Drop for Spool {
             remove(&lock_of(&self.folder));
         }
     }
-}
-
-/// Is the file at this path the one that we hold?
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let (held, there) = (file.metadata(), fs::metadata(path));
-    matches!((held, there), (Ok(held), Ok(there)) if held.ino() == there.ino() && held.dev() == there.dev())
-}
-
-/// Elsewhere a file that is open keeps its name.
-#[cfg(not(unix))]
-fn is_at(_file: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 fn lock_of(folder: &Path) -> PathBuf {

@@ -169,7 +169,7 @@ async fn account(app: &App, name: &AccountName, is_write_tried: bool) -> Vec<Fin
     }
     let mut findings = vec![Finding::good("sign-in", format!("{name}: {}", tested.text))];
     let read = match Desk::open(app, name.clone()) {
-        Ok(mut desk) => desk.read(&Request::ListProducts { next: None }).await,
+        Ok(mut desk) => desk.call(&Request::ListProducts { next: None }).await,
         Err(error) => Err(error),
     };
     match read {

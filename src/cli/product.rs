@@ -74,7 +74,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         Verb::Show(show) => {
             let account = show.of.account.of(&app.loaded)?;
             let mut desk = Desk::open(&app, account.clone())?;
-            let read = desk.read(&Request::GetProduct(show.of.product)).await;
+            let read = desk.call(&Request::GetProduct(show.of.product)).await;
             let read = read.map_err(|error| Stop::of_read(error, desk.correlation()))?;
             let Response::Product(product) = read.response else {
                 return Err(desk::unexpected("getProduct").into());

@@ -67,7 +67,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         Verb::Show(show) => {
             let mut desk = Desk::open(&app, show.of.account.of(&app.loaded)?)?;
             let request = Request::GetSubmission { product: show.of.product, submission: show.submission };
-            let read = desk.read(&request).await;
+            let read = desk.call(&request).await;
             let read = read.map_err(|error| Stop::of_read(error, desk.correlation()))?;
             let Response::Submission(submission) = read.response else {
                 return Err(desk::unexpected(request.operation()).into());

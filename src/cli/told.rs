@@ -108,8 +108,8 @@ fn done_in_words(result: &StepResult) -> String {
         StepResult::Poll { warning, .. } => {
             format!("signing      over{}", warning.as_ref().map(|text| format!("; {text}")).unwrap_or_default())
         }
-        StepResult::Download { files, warnings } => {
-            let compared = compared(files, warnings).map(|words| format!(", {words}")).unwrap_or_default();
+        StepResult::Download { files, .. } => {
+            let compared = compared(files).map(|words| format!(", {words}")).unwrap_or_default();
             format!("download     {}{compared}", counted(files.len()))
         }
         StepResult::Refused { cause } => format!("refused      {}", cause.message),
@@ -117,10 +117,9 @@ fn done_in_words(result: &StepResult) -> String {
 }
 
 fn completed(event: &Event) -> String {
-    let member = |name: &str| event.data.get(name).cloned().unwrap_or_default();
-    let files: Vec<Downloaded> = serde_json::from_value(member("downloads")).unwrap_or_default();
-    let warnings: Vec<String> = serde_json::from_value(member("warnings")).unwrap_or_default();
-    let compared = compared(&files, &warnings).map(|words| format!(", {words}")).unwrap_or_default();
+    let files = event.data.get("downloads").cloned().unwrap_or_default();
+    let files: Vec<Downloaded> = serde_json::from_value(files).unwrap_or_default();
+    let compared = compared(&files).map(|words| format!(", {words}")).unwrap_or_default();
     match files.len() {
         0 => "completed".to_owned(),
         1 => format!("signed, downloaded{compared}"),
@@ -133,14 +132,12 @@ fn counted(files: usize) -> String {
 }
 
 /// Was the signed package compared with what was submitted? None when none is among the files.
-fn compared(files: &[Downloaded], warnings: &[String]) -> Option<String> {
+fn compared(files: &[Downloaded]) -> Option<String> {
     let signed = files.iter().find(|file| is_signed_package(file))?;
     if signed.is_verified {
         return Some("verified".to_owned());
     }
-    // Preflight and poll may have had something to say before; the comparison was last.
-    let why = warnings.iter().rfind(|warning| warning.contains("compare"));
-    Some(format!("not compared: {}", why.map_or("the job brings no package", String::as_str)))
+    Some(format!("not compared: {}", signed.unverified.as_deref().unwrap_or("the job brings no package")))
 }
 
 /// Whether a file was compared with what was submitted; of other files than the signed package nothing is said.
@@ -164,25 +161,23 @@ mod tests {
 
     fn file(kind: &str, is_verified: bool) -> Downloaded {
         let sha256 = Sha256::of(b"x");
-        Downloaded { kind: kind.to_owned(), path: "/out/x.zip".to_owned(), sha256, size: 1, is_verified }
+        let path = "/out/x.zip".to_owned();
+        Downloaded { kind: kind.to_owned(), path, sha256, size: 1, is_verified, unverified: None }
     }
 
     #[test]
     fn only_what_was_compared_is_called_verified() {
-        let odd = ["the submitted package can no longer be read; its INF files were not compared".to_owned()];
-        for (files, warnings, words) in [
-            (vec![file("signedPackage", true)], &[][..], "1 file, verified"),
-            (vec![file("SignedPackage", true), file("driverMetadata", false)], &odd[..], "2 files, verified"),
-            (vec![file("signedPackage", false)], &[], "1 file, not compared: the job brings no package"),
-            (
-                vec![file("signedPackage", false)],
-                &odd,
-                "1 file, not compared: the submitted package can no longer be read; its INF files were not compared",
-            ),
-            (vec![file("driverMetadata", false)], &[], "1 file"),
-            (vec![], &[], "0 files"),
+        let gone = "the submitted package can no longer be read; its INF files were not compared";
+        let unread = Downloaded { unverified: Some(gone.to_owned()), ..file("signedPackage", false) };
+        for (files, words) in [
+            (vec![file("signedPackage", true)], "1 file, verified".to_owned()),
+            (vec![file("SignedPackage", true), file("driverMetadata", false)], "2 files, verified".to_owned()),
+            (vec![file("signedPackage", false)], "1 file, not compared: the job brings no package".to_owned()),
+            (vec![unread], format!("1 file, not compared: {gone}")),
+            (vec![file("driverMetadata", false)], "1 file".to_owned()),
+            (vec![], "0 files".to_owned()),
         ] {
-            let result = StepResult::Download { files, warnings: warnings.to_vec() };
+            let result = StepResult::Download { files, warnings: vec!["compare what you like".to_owned()] };
             assert_eq!(done_in_words(&result), format!("download     {words}"));
         }
         assert_eq!(of_file(&file("signedPackage", true)), Some("verified"));

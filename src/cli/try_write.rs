@@ -31,8 +31,8 @@ pub(super) async fn run(app: &App, name: &AccountName) -> Finding {
         Err(error) => return failed(name, &error),
     };
     let (product, submission) = (ProductId::new(NOBODYS), SubmissionId::new(NOBODYS));
-    let read = desk.read(&Request::GetSubmission { product, submission }).await;
-    let written = desk.read(&Request::Commit { product, submission }).await;
+    let read = desk.call(&Request::GetSubmission { product, submission }).await;
+    let written = desk.call(&Request::Commit { product, submission }).await;
     match (Heard::of(&read), Heard::of(&written)) {
         (_, Heard::Unknown) => Finding::open(
             "roles",

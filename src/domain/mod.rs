@@ -19,3 +19,4 @@ pub mod service;
 pub mod settlement;
 pub mod step;
 pub mod ticket;
+mod work;

@@ -284,6 +284,9 @@ pub struct Downloaded {
     /// It is the signed package, and holds a catalog and every INF that was submitted, byte for byte.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_verified: bool,
+    /// Why it was not, when there was something to compare it with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unverified: Option<String>,
 }
 
 /// What finishes a step.

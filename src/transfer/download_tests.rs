@@ -1,7 +1,11 @@
-use std::sync::atomic::Ordering;
+use std::{fs, sync::atomic::Ordering};
 
 use super::{
-    super::blob_server::{BlobServer, Caller, Fault, http, noise, settings},
+    super::{
+        blob_server::{BlobServer, Caller, Fault, http, noise, settings},
+        part::is_strong,
+        transient,
+    },
     *,
 };
 

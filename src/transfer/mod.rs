@@ -9,7 +9,7 @@ pub mod pace;
 pub mod sas;
 pub mod sink;
 pub mod source;
-mod stamp;
+pub(crate) mod stamp;
 pub mod trouble;
 
 pub mod block_list;
@@ -17,6 +17,7 @@ pub mod blocks;
 
 mod blob;
 mod package_file;
+mod part;
 mod renewal;
 
 pub mod download;

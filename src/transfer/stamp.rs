@@ -1,8 +1,9 @@
-//! What a file's metadata says about change, without reading it: the one place that asks the system for more than std's
-//! portable times.
+//! What the system says of a file without reading it, beyond what std has on every system: whether it changed, and whether
+//! it is still the one of its name.
 
 use std::{
-    fs::Metadata,
+    fs::{File, Metadata},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -56,4 +57,17 @@ impl Stamp {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         (self.length, self.modified, self.changed) == (other.length, other.modified, other.changed)
     }
+}
+/// Is the file at this path the one that we hold?
+#[cfg(unix)]
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let (held, there) = (file.metadata(), std::fs::metadata(path));
+    matches!((held, there), (Ok(held), Ok(there)) if held.ino() == there.ino() && held.dev() == there.dev())
+}
+
+/// Elsewhere a file that is open under a lock keeps its name.
+#[cfg(not(unix))]
+pub(crate) fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
 }

@@ -19,9 +19,12 @@ CLAIM = "src/domain/claim.rs"
 SETTLE = "src/engine/settle.rs"
 SIM = ["cargo", "test", "--test", "sim", "every_job"]
 
+# A worker that stood still mostly meets its own clock or its own renewal first: one seed in twelve thousand gets through.
+RARE = ["env", "FIRST=11500", "SEEDS=500", *SIM]
+
 BENDS = {
     "begin asks for no holder": (
-        SIM, CLAIM,
+        RARE, CLAIM,
         "    let known = held(loaded, claimant)?;\n    if known.needs_look()",
         "    let _ = claimant;\n    let known = loaded.known().ok_or(Denied::NotHolder)?;\n    if known.needs_look()",
     ),
@@ -95,7 +98,7 @@ BENDS = {
 
 def bend(name):
     command, file, old, new = BENDS[name]
-    for part in ("src", "tests", "config"):
+    for part in ("src", "tests", "config", "benches"):
         shutil.copytree(ROOT / part, COPY / part, dirs_exist_ok=True)
     for part in ("Cargo.toml", "Cargo.lock", "clippy.toml"):
         shutil.copy2(ROOT / part, COPY / part)
@@ -109,7 +112,7 @@ def bend(name):
     output = done.stdout + done.stderr
     if done.returncode == 0:
         return False, "found by nothing"
-    if "error: could not compile" in output or "error[" in output:
+    if "error: could not compile" in output or "error[" in output or "failed to parse manifest" in output:
         return False, "does not compile:\n" + "\n".join(output.splitlines()[-30:])
     seeds = re.findall(r"^seed (\d+) failed.*\n +(.*)$", output, re.M)
     if seeds:

@@ -1,6 +1,6 @@
 //! The port test suite: what every home must do, whatever it is made of.
 //!
-//! [`suite`] is written against the traits of `engine/ports.rs` and knows no home. A home joins by a [`harness::Harness`]
+//! [`suite`] is written against the traits of `engine/ports/` and knows no home. A home joins by a [`harness::Harness`]
 //! and one line, `port_suite!`.
 
 #![expect(

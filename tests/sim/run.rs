@@ -280,6 +280,8 @@ fn verdict(world: &World, jobs: &[Ticket]) -> Vec<String> {
                     "deadline" => state.mix.deadlines,
                     // Five workers in a row can be lost to kills and freezes alone.
                     "poison" => state.struck >= 5,
+                    // Ten answers in a row can be lost to a service that loses two of three.
+                    "attempts-spent" => state.struck_by(&["lost answer", "lost request", "503"]) >= 10,
                     // Without memory, or with lists that lag beyond the last look, only a person can tell.
                     "needs-person" => {
                         state.memory_losses > 0

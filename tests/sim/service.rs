@@ -359,6 +359,7 @@ impl Packages for SimPackages {
             path,
             size: 1,
             is_verified: fetch.submitted.is_some(),
+            unverified: None,
         };
         Ok(Fetched::Done { file, warnings: Vec::new() })
     }

@@ -320,6 +320,11 @@ impl State {
         strikes
     }
 
+    /// How often one of these faults struck.
+    pub fn struck_by(&self, names: &[&'static str]) -> u32 {
+        names.iter().filter_map(|name| self.counts.get(name)).sum()
+    }
+
     fn fate(&mut self, who: u64, what: &str) -> Fate {
         self.mix_in(&who.to_le_bytes());
         self.mix_in(what.as_bytes());
@@ -344,6 +349,8 @@ impl State {
             self.store = self.snapshots[pick].clone();
             self.reborn();
         }
+        // Between permit and begin a worker that stood still may have lost its claim: the holder checks live here.
+        let freeze = if what == "permit" { freeze * 6.0 } else { freeze };
         if self.strike(freeze, "frozen") {
             let span = Duration::from_secs(self.faults.between(5, 400));
             if span > Duration::from_secs(60) {
