@@ -19,8 +19,8 @@ use crate::{
     },
     engine::{
         ports::{
-            Listing, Listings, Memory, Queue, Quota, Received, Settled, Swapped, Turn, TurnKey, Turns, Unavailable,
-            Views,
+            Completes, Listing, Listings, Memory, Queue, Quota, Received, Settled, Swapped, Turn, TurnKey, Turns,
+            Unavailable, Views,
         },
         settle::{self, Broker, Proof},
     },
@@ -67,6 +67,12 @@ impl Queue for Fleet {
 
     async fn receive(&self, lane: Kind) -> Result<Received<Delivery>, Unavailable> {
         self.broker.receive(lane).await
+    }
+
+    async fn rest(&self, complete: &Completes<'_>) {
+        if let Err(down) = self.broker.rest(complete).await {
+            tracing::warn!(%down, "what was given out ahead was not given back; it comes again when the connection ends");
+        }
     }
 
     async fn settle(

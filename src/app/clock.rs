@@ -6,7 +6,7 @@ use crate::{clock, domain::time::Moment, engine::ports};
 
 /// The system's clocks.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Clock;
+pub(super) struct Clock;
 
 impl ports::Clock for Clock {
     fn boot_time(&self) -> Duration {

@@ -13,6 +13,7 @@ use crate::{
     embedded::Embedded,
     identity::{self, Algorithm, Certificate, EndpointVersion, Identity, SignInError, StoreFailed, TokenEndpoint},
     partner_center::hardware,
+    redis::Store,
     telemetry::{Metrics, TokenOutcome},
 };
 
@@ -91,10 +92,16 @@ fn credential(
     }
 }
 
-/// Tokens shared by all processes on the home's file.
+/// Tokens shared by all processes of the home.
 pub struct Shelf {
-    home: Embedded,
+    home: Kept,
     owner: u128,
+}
+
+/// Where the tokens lie.
+enum Kept {
+    Embedded(Embedded),
+    Fleet(Store),
 }
 
 impl fmt::Debug for Shelf {
@@ -107,12 +114,18 @@ impl Shelf {
     /// The shelf of this home, for this process.
     #[must_use]
     pub fn new(home: Embedded) -> Self {
+        Self::of(Kept::Embedded(home))
+    }
+
+    /// The shelf in the fleet's memory, for this process.
+    #[must_use]
+    pub fn fleet(memory: Store) -> Self {
+        Self::of(Kept::Fleet(memory))
+    }
+
+    fn of(home: Kept) -> Self {
         Self { home, owner: u128::from_be_bytes(crate::clock::random_bytes()) }
     }
-}
-
-fn place(key: &str) -> [u8; 32] {
-    *Sha256::of(key.as_bytes()).as_bytes()
 }
 
 fn failed(error: impl fmt::Display) -> StoreFailed {
@@ -121,19 +134,39 @@ fn failed(error: impl fmt::Display) -> StoreFailed {
 
 impl identity::TokenStore for Shelf {
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFailed> {
-        self.home.load_token(&place(key)).await.map_err(failed)
+        let place = Sha256::of(key.as_bytes());
+        match &self.home {
+            Kept::Embedded(home) => home.load_token(place.as_bytes()).await,
+            Kept::Fleet(memory) => memory.load_token(&place.to_string()).await,
+        }
+        .map_err(failed)
     }
 
     async fn store(&self, key: &str, sealed: &[u8], expires: Moment) -> Result<(), StoreFailed> {
-        self.home.store_token(&place(key), sealed.to_vec(), expires).await.map_err(failed)
+        let place = Sha256::of(key.as_bytes());
+        match &self.home {
+            Kept::Embedded(home) => home.store_token(place.as_bytes(), sealed.to_vec(), expires).await,
+            Kept::Fleet(memory) => memory.store_token(&place.to_string(), sealed, expires).await,
+        }
+        .map_err(failed)
     }
 
     async fn lease(&self, key: &str, span: Duration) -> Result<bool, StoreFailed> {
-        self.home.lease_token(&place(key), self.owner, span).await.map_err(failed)
+        let place = Sha256::of(key.as_bytes());
+        match &self.home {
+            Kept::Embedded(home) => home.lease_token(place.as_bytes(), self.owner, span).await,
+            Kept::Fleet(memory) => memory.lease_token(&place.to_string(), self.owner, span).await,
+        }
+        .map_err(failed)
     }
 
     async fn release(&self, key: &str) -> Result<(), StoreFailed> {
-        self.home.release_token(&place(key), self.owner).await.map_err(failed)
+        let place = Sha256::of(key.as_bytes());
+        match &self.home {
+            Kept::Embedded(home) => home.release_token(place.as_bytes(), self.owner).await,
+            Kept::Fleet(memory) => memory.release_token(&place.to_string(), self.owner).await,
+        }
+        .map_err(failed)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod clock;
 pub mod desk;
+pub mod fleet;
 pub mod identity;
 pub mod keys;
 pub mod packages;
@@ -13,6 +14,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::fleet::Fleet;
 use self::{
     identity::{Counted, Shelf},
     keys::KeyError,
@@ -21,7 +23,7 @@ use self::{
     spool::Spool,
 };
 use crate::{
-    config::{Loaded, Place},
+    config::{Loaded, ServersError},
     domain::{failure::Failure, ids::JobKey, step::Kind},
     embedded::{self, Embedded},
     engine::{
@@ -32,6 +34,7 @@ use crate::{
     http,
     identity::{Cache, SystemClock, TokenEndpoint},
     partner_center::hardware,
+    redis,
     telemetry::{Health, LookOutcome, Metrics},
 };
 
@@ -53,18 +56,38 @@ pub enum Error {
     /// The metrics' registry.
     #[error("metrics cannot be set up: {0}")]
     Metrics(String),
-    /// A home that this version cannot speak to.
-    #[error("{0} names a server, and this version works with the embedded home only; set it to \"embedded\"")]
-    NotEmbedded(&'static str),
+    /// The fleet's servers are not known.
+    #[error(transparent)]
+    Servers(#[from] ServersError),
+    /// The memory's address.
+    #[error("home.store: {0}")]
+    Redis(#[from] redis::Error),
+    /// A reference gives nothing.
+    #[error(transparent)]
+    Reference(#[from] crate::config::SecretError),
+    /// A certificate of the servers cannot be read.
+    #[error("{key}: {path} cannot be read: {source}")]
+    Certificate {
+        /// The setting.
+        key: &'static str,
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What was asked for needs the fleet's servers.
+    #[error("home.broker and home.store name no servers: this is for a fleet")]
+    NotFleet,
+    /// What was asked for is there on the embedded home only.
+    #[error("this works on the embedded home only so far, and home.broker names a server")]
+    NotEmbedded,
 }
 
-/// Everything one process is built from.
+/// What every process is built from, whatever its home.
 #[derive(Debug)]
-pub struct App {
+pub struct Parts {
     /// The configuration.
     pub loaded: Loaded,
-    /// The home, for who submits, shows and decides.
-    pub home: Embedded,
     /// The service.
     pub service: Arc<Service>,
     /// Packages.
@@ -75,26 +98,16 @@ pub struct App {
     pub health: Health,
 }
 
-impl App {
-    /// Opens the home and builds every adapter. Calls nobody.
-    ///
-    /// # Errors
-    /// [`Error`] names the file, setting or reference.
-    pub fn open(loaded: Loaded) -> Result<Self, Error> {
+impl Parts {
+    /// Builds every adapter but the home, its tokens on this shelf. Calls nobody.
+    fn new(loaded: Loaded, shelf: Shelf) -> Result<Self, Error> {
         let told = Arc::new(loaded.settings.clone());
-        for (key, place) in [("home.broker", &told.home.broker), ("home.store", &told.home.store)] {
-            match place {
-                Place::Embedded => {}
-                Place::Server(_) => return Err(Error::NotEmbedded(key)),
-            }
-        }
-        let home = Embedded::open(settings::home(&loaded))?;
         let metrics = Metrics::new().map_err(|error| Error::Metrics(error.to_string()))?;
         let client = http::client(&settings::http(&told))?;
         let endpoint = TokenEndpoint::new(client.clone(), told.identity.response_timeout);
         let endpoint = endpoint.with(settings::identity(&told));
         let endpoint = Counted::new(endpoint, metrics.clone());
-        let tokens = Cache::new(Shelf::new(home.clone()), endpoint, SystemClock::default(), keys::keyring(&loaded)?);
+        let tokens = Cache::new(shelf, endpoint, SystemClock::default(), keys::keyring(&loaded)?);
         let tokens = tokens.with(settings::identity(&told));
         let api = hardware::Client::new(told.endpoints.hardware.url(), client, told.http.response_timeout)?;
         let api = api.with_largest_answer(settings::largest_answer(&told));
@@ -102,29 +115,15 @@ impl App {
         let spool = Spool::new(loaded.data_dir().join("spool"));
         let packages = Packages::new(&told, keys::keyring(&loaded)?, spool, metrics.clone());
         let packages = Arc::new(packages.map_err(Error::Sources)?);
-        Ok(Self { loaded, home, service, packages, metrics, health: Health::default() })
+        Ok(Self { loaded, service, packages, metrics, health: Health::default() })
     }
 
-    /// Makes this process a worker.
-    ///
-    /// # Errors
-    /// [`Error::Home`] when its lock cannot be made.
-    pub fn worker(&self) -> Result<Crew, Error> {
-        Ok(self.crew(self.home.worker()?))
-    }
-
-    /// The same for these jobs only, beside other workers of the home.
-    ///
-    /// # Errors
-    /// As [`App::worker`].
-    pub fn worker_of(&self, jobs: &BTreeSet<JobKey>) -> Result<Crew, Error> {
-        Ok(self.crew(self.home.worker_of(jobs)?))
-    }
-
-    fn crew(&self, home: embedded::Worker) -> Crew {
+    fn crew<H: ports::Home>(&self, home: Arc<H>, id: u128, kinds: &BTreeSet<Kind>) -> Crew<H> {
         self.packages.sweep_spools();
-        let standalone = Standalone {
-            home: home.clone(),
+        // Nobody waits for the lanes of other kinds.
+        Kind::ALL.into_iter().filter(|kind| !kinds.contains(kind)).for_each(|kind| self.health.lane_ended(kind));
+        let outside = Outside {
+            home: Arc::clone(&home),
             service: Arc::clone(&self.service),
             packages: Arc::clone(&self.packages),
             clock: clock::Clock,
@@ -132,25 +131,78 @@ impl App {
             health: self.health.clone(),
         };
         let told = &self.loaded.settings;
-        let worker = worker::Worker::new(Arc::new(standalone), Arc::new(settings::engine(told)), home.id());
+        let worker = worker::Worker::new(Arc::new(outside), Arc::new(settings::engine(told)), id);
         let concurrency = usize::try_from(told.worker.concurrency).unwrap_or(1);
-        let lanes = Kind::ALL.map(|kind| drain::Lane { kind, concurrency }).to_vec();
+        let lanes = kinds.iter().map(|kind| drain::Lane { kind: *kind, concurrency }).collect();
         Crew { home, worker: Arc::new(worker), lanes, drain: told.worker.drain }
     }
 }
 
+/// Everything one process on the embedded home is built from.
+#[derive(Debug)]
+pub struct App {
+    /// All but the home.
+    parts: Parts,
+    /// The home, for who submits, shows and decides.
+    pub home: Embedded,
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl App {
+    /// Opens the home and builds every adapter. Calls nobody.
+    ///
+    /// # Errors
+    /// [`Error`] names the file, setting or reference.
+    pub fn open(loaded: Loaded) -> Result<Self, Error> {
+        if loaded.settings.is_fleet() {
+            return Err(Error::NotEmbedded);
+        }
+        let home = Embedded::open(settings::home(&loaded))?;
+        let parts = Parts::new(loaded, Shelf::new(home.clone()))?;
+        Ok(Self { parts, home })
+    }
+
+    /// Makes this process a worker for these kinds.
+    ///
+    /// # Errors
+    /// [`Error::Home`] when its lock cannot be made.
+    pub fn worker(&self, kinds: &BTreeSet<Kind>) -> Result<Crew<embedded::Worker>, Error> {
+        Ok(self.crew(self.home.worker()?, kinds))
+    }
+
+    /// The same for these jobs only, beside other workers of the home.
+    ///
+    /// # Errors
+    /// As [`App::worker`].
+    pub fn worker_of(&self, jobs: &BTreeSet<JobKey>) -> Result<Crew<embedded::Worker>, Error> {
+        Ok(self.crew(self.home.worker_of(jobs)?, &BTreeSet::from(Kind::ALL)))
+    }
+
+    fn crew(&self, home: embedded::Worker, kinds: &BTreeSet<Kind>) -> Crew<embedded::Worker> {
+        let id = home.id();
+        self.parts.crew(Arc::new(home), id, kinds)
+    }
+}
+
 /// A worker and its lanes, not yet at work.
-pub struct Crew {
+pub struct Crew<H: ports::Home> {
     /// The home, as a worker has it.
-    pub home: embedded::Worker,
-    worker: Arc<worker::Worker<Standalone>>,
+    pub home: Arc<H>,
+    worker: Arc<worker::Worker<Outside<H>>>,
     lanes: Vec<drain::Lane>,
     drain: Duration,
 }
 
-impl std::fmt::Debug for Crew {
+impl<H: ports::Home> std::fmt::Debug for Crew<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Crew").field("home", &self.home).field("lanes", &self.lanes).finish_non_exhaustive()
+        f.debug_struct("Crew").field("lanes", &self.lanes).finish_non_exhaustive()
     }
 }
 
@@ -163,7 +215,7 @@ pub enum Ended {
     CutShort,
 }
 
-impl Crew {
+impl<H: ports::Home> Crew<H> {
     /// Works until `stop` is cancelled, then finishes what is under way, within the configured time or until `now`.
     pub async fn run(&self, stop: &CancellationToken, now: &CancellationToken) -> Ended {
         let overdue = async {
@@ -179,10 +231,10 @@ impl Crew {
     }
 }
 
-/// The standalone home with the real service.
+/// A home, with the real service and real packages.
 #[derive(Debug)]
-pub struct Standalone {
-    home: embedded::Worker,
+struct Outside<H> {
+    home: Arc<H>,
     service: Arc<Service>,
     packages: Arc<Packages>,
     clock: clock::Clock,
@@ -190,13 +242,13 @@ pub struct Standalone {
     health: Health,
 }
 
-impl ports::Ports for Standalone {
-    type Home = embedded::Worker;
+impl<H: ports::Home> ports::Ports for Outside<H> {
+    type Home = H;
     type Service = Service;
     type Packages = Packages;
     type Clock = clock::Clock;
 
-    fn home(&self) -> &embedded::Worker {
+    fn home(&self) -> &H {
         &self.home
     }
 

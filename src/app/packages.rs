@@ -18,7 +18,7 @@ use crate::{
     domain::{
         failure::{Cause, Failure, Kind},
         ids::Sha256,
-        job::PackageSpec,
+        job::{Job, PackageSpec},
         service::SignedUrl,
         ticket::{Downloaded, PackageFacts},
     },
@@ -112,14 +112,6 @@ impl Packages {
     pub async fn check_sink(&self, folder: &str) -> Result<(), Failure> {
         let (sinks, folder) = (self.sinks.clone(), folder.to_owned());
         self.on_file(Path::new(&folder.clone()), move |_| sinks.permit(&folder)).await
-    }
-
-    /// The source with its query sealed, as it is stored.
-    ///
-    /// # Errors
-    /// [`crate::seal::Error`].
-    pub fn seal(&self, source: &str) -> Result<String, crate::seal::Error> {
-        keys::seal_source(&self.keys, source)
     }
 
     /// All that one call does. Each part has a limit of its own; this one keeps their sum within what the settings promise:
@@ -310,6 +302,14 @@ impl<H: TransferHooks> transfer::Hooks for Hooks<'_, H> {
 }
 
 impl ports::Packages for Packages {
+    fn seal(&self, job: &mut Job) -> Result<(), ports::Unavailable> {
+        let Some(source) = job.spec.pointer_mut("/package/source") else { return Ok(()) };
+        let Some(text) = source.as_str() else { return Ok(()) };
+        let sealed = keys::seal_source(&self.keys, text);
+        *source = sealed.map_err(|error| ports::Unavailable { what: "sealing", why: error.to_string() })?.into();
+        Ok(())
+    }
+
     async fn inspect(
         &self,
         package: &PackageSpec,

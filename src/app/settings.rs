@@ -7,17 +7,23 @@ use std::time::Duration;
 
 use crate::{
     config::{self, Account, Loaded},
-    domain::{claim, plan, quota, retry},
+    domain::{claim, ids::Sha256, plan, quota, retry},
     embedded,
-    engine::settings as engine,
-    http, identity, sandbox, transfer,
+    engine::{
+        admission::{Admission, Producers},
+        settings as engine,
+    },
+    http, identity, redis, sandbox, transfer,
     transfer::{sink::SinkRules, source},
 };
 
 /// Between two looks whether an account has become known.
 const UNKNOWN_ACCOUNT: Duration = Duration::from_secs(32);
 
-/// What the engine is transfer.
+/// The largest job of a fleet, in bytes: with its progress it must fit into a message.
+const FLEET_JOB: usize = 64 << 10;
+
+/// What the engine is told.
 #[must_use]
 pub fn engine(settings: &config::Settings) -> engine::Settings {
     let config::Settings { worker, memory, waits, retry, quota, jobs, markers, .. } = settings;
@@ -73,10 +79,11 @@ pub fn engine(settings: &config::Settings) -> engine::Settings {
         markers: engine::Markers { products: markers.products, submissions: markers.submissions },
         clock_tolerance: engine::Tolerance(memory.clock_tolerance),
         handler: engine::HandlerTime(worker.handler_deadline),
+        admission: admission(settings),
     }
 }
 
-/// What the embedded home is transfer.
+/// What the embedded home is told.
 #[must_use]
 pub fn home(loaded: &Loaded) -> embedded::Options {
     let settings = &loaded.settings;
@@ -95,6 +102,47 @@ pub fn home(loaded: &Loaded) -> embedded::Options {
         sweep: settings.worker.holder_check,
         ..embedded::Options::new(loaded.data_dir())
     }
+}
+
+/// What the memory of the fleet is told.
+#[must_use]
+pub fn memory(settings: &config::Settings) -> redis::Options {
+    let scope = |account: &Account| redis::Scope {
+        name: Sha256::of(
+            format!("{} {} {}", settings.endpoints.hardware.as_str(), account.tenant_id, account.client_id).as_bytes(),
+        )
+        .to_string(),
+        limits: limits(settings, account),
+    };
+    redis::Options {
+        prefix: settings.topology.prefix.as_str().to_owned(),
+        connect_timeout: settings.redis.connect_timeout,
+        response_timeout: settings.redis.response_timeout,
+        retention: settings.memory.retention,
+        turn_for: settings.waits.turns.name,
+        listing_for: settings.waits.listings.keep,
+        listing_lease: longest_page(settings),
+        page_failures: settings.waits.listings.page_failures,
+        accounts: settings.accounts.iter().map(|(name, account)| (name.clone(), scope(account))).collect(),
+        ..redis::Options::default()
+    }
+}
+
+/// What is asked of a new job.
+fn admission(settings: &config::Settings) -> Admission {
+    let producers = if settings.is_fleet() {
+        let users = |names: &[String]| names.iter().cloned().collect();
+        let of = |account: &Account| users(account.producers.as_deref().unwrap_or_default());
+        Producers::Listed {
+            operators: users(&settings.security.operators),
+            of: settings.accounts.iter().map(|(name, account)| (name.clone(), of(account))).collect(),
+        }
+    } else {
+        Producers::Anybody
+    };
+    let most = usize::try_from(settings.jobs.max_size.0).unwrap_or(usize::MAX);
+    let max_size = if settings.is_fleet() { most.min(FLEET_JOB) } else { most };
+    Admission { producers, max_size, deadline: settings.jobs.deadline }
 }
 
 /// How long one page of a listing may take at most: a handler begins none when its time is up, waits for no permit beyond
@@ -146,7 +194,7 @@ pub fn largest_answer(settings: &config::Settings) -> usize {
     usize::try_from(settings.http.max_answer.0).unwrap_or(usize::MAX)
 }
 
-/// What sign-in is transfer.
+/// What sign-in is told.
 #[must_use]
 pub fn identity(settings: &config::Settings) -> identity::Settings {
     let identity = &settings.identity;

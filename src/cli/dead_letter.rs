@@ -86,7 +86,7 @@ struct Replay {
 fn class(text: &str) -> Result<Class, String> {
     serde_json::from_value(Value::from(text)).map_err(|_| {
         "a class is preflight, source, forbidden, rejected, workflow-failed, transfer, verification, attempts-spent, \
-         cancelled, deadline, needs-person, poison, account-removed, undecodable, other-content, local-io, changed or internal"
+         cancelled, deadline, needs-person, poison, account-removed, undecodable, not-allowed, other-content, local-io, changed or internal"
             .to_owned()
     })
 }

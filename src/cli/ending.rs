@@ -30,7 +30,7 @@ pub(super) fn exit_of(view: &JobView, events: &[Event]) -> Exit {
 const fn failed(class: Class) -> Exit {
     match class {
         Class::Preflight | Class::Source | Class::OtherContent => Exit::Input,
-        Class::Forbidden => Exit::NotAllowed,
+        Class::Forbidden | Class::NotAllowed => Exit::NotAllowed,
         Class::Rejected => Exit::Rejected,
         Class::Transfer => Exit::Transfer,
         Class::AttemptsSpent => Exit::Unavailable,
@@ -75,6 +75,7 @@ pub(super) const fn is_retryable(class: Class) -> bool {
         | Class::Poison
         | Class::AccountRemoved
         | Class::Undecodable
+        | Class::NotAllowed
         | Class::OtherContent
         | Class::Changed
         | Class::Internal => false,

@@ -22,6 +22,7 @@ use crate::{
         ticket::{PackageFacts, Ticket},
     },
     embedded::{Accepted, JobFilter, JobView},
+    engine::ports::Packages as _,
 };
 
 /// The largest input in all: a hundred jobs of the largest size.
@@ -316,12 +317,7 @@ pub(super) async fn accept(app: &App, checked: Checked) -> Result<Result<Taken, 
 
 fn ticket(app: &App, checked: &Checked) -> Result<Ticket, Stop> {
     let mut job = checked.job.clone();
-    if let Some(source) = job.spec.pointer_mut("/package/source")
-        && let Some(text) = source.as_str()
-    {
-        let sealed = app.packages.seal(text).map_err(|error| Stop::internal(error.to_string()))?;
-        *source = Value::String(sealed);
-    }
+    app.packages.seal(&mut job).map_err(|error| Stop::internal(error.to_string()))?;
     let now = clock::moment();
     let has_deadline = job.deadline.is_some();
     let producer = ["USER", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());

@@ -88,9 +88,16 @@ impl From<app::Error> for Stop {
                 Self::input(problem.next("mend [http] in the configuration, or HTTPS_PROXY and NO_PROXY"))
             }
             app::Error::Sources(failure) => failure.into(),
-            app::Error::NotEmbedded(key) => {
-                let what = app::Error::NotEmbedded(key).to_string();
-                Self::input(Problem::new("the configuration asks for a fleet").what(what).next("longshore config show"))
+            error @ (app::Error::NotEmbedded | app::Error::NotFleet) => {
+                let problem = Problem::new("the configuration names another home").what(error.to_string());
+                Self::input(problem.next("longshore config show"))
+            }
+            error @ (app::Error::Servers(_)
+            | app::Error::Redis(_)
+            | app::Error::Reference(_)
+            | app::Error::Certificate { .. }) => {
+                let problem = Problem::new("the fleet's servers cannot be reached so").what(error.to_string());
+                Self::input(problem.next("mend [home], [rabbitmq] or [redis]; see docs/FLEET.md"))
             }
             app::Error::Metrics(why) => Self::internal(why),
         }

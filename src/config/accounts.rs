@@ -20,6 +20,8 @@ section! {
         pub client_id: Uuid,
         /// How the application proves who it is.
         pub credential: Credential,
+        /// Users of the broker that may name this account; `*`: anybody.
+        pub producers: Option<Vec<String>>,
         /// Token endpoint, where it differs from `[identity]`.
         pub token_version: Option<TokenVersion>,
         /// Signature of assertions, where it differs from `[identity]`.

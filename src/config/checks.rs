@@ -11,6 +11,7 @@ use super::{
 /// Tells every pair of settings that do not fit.
 pub(crate) fn check(settings: &Settings, reader: &mut Reader<'_>) {
     home(settings, reader);
+    fleet(settings, reader);
     accounts(settings, reader);
     ordered(settings, reader);
     calls(settings, reader);
@@ -50,6 +51,38 @@ fn home(settings: &Settings, reader: &mut Reader<'_>) {
     let home = &settings.home;
     if matches!(home.broker, Place::Embedded) != matches!(home.store, Place::Embedded) {
         reader.wrong("home.store", "home.broker and home.store must both be \"embedded\", or neither");
+    }
+}
+
+/// What one fleet's workers must agree on, or cannot do without.
+fn fleet(settings: &Settings, reader: &mut Reader<'_>) {
+    let Settings { redis, rabbitmq, topology, .. } = settings;
+    if topology.kinds.is_empty() {
+        reader.wrong("topology.kinds", "empty: a worker without a kind works nothing");
+    }
+    if redis.sentinel_master.is_some() == redis.sentinels.is_empty() {
+        reader.wrong("redis.sentinels", "redis.sentinel_master and redis.sentinels are set together");
+    }
+    for (section, certificate, key) in
+        [("redis", &redis.certificate, &redis.key), ("rabbitmq", &rabbitmq.certificate, &rabbitmq.key)]
+    {
+        if certificate.is_some() != key.is_some() {
+            reader
+                .wrong(&format!("{section}.key"), format!("{section}.certificate and {section}.key are set together"));
+        }
+    }
+    if !settings.is_fleet() {
+        return;
+    }
+    if settings.security.keys.is_empty() {
+        let hint = "make one with `openssl rand -base64 32 > key`; every worker reads the same".to_owned();
+        let problem = "empty: the workers of a fleet share the keys that seal tokens and signed URLs";
+        reader.wrong_with_hint("security.keys", problem, Some(hint));
+    }
+    for (key, roots) in [("sources.roots", &settings.sources.roots), ("sinks.roots", &settings.sinks.roots)] {
+        if roots.is_none() {
+            reader.wrong(key, "missing: in a fleet a job names paths on the worker's machine (an empty list: none)");
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod checks;
+mod fleet;
 mod folders;
 mod layer;
 mod mistake;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::{
     accounts::{Account, AccountLimits, AccountRate, AssertionAlgorithm, Credential, Limits, Rate, TokenVersion},
+    fleet::{Fleet, HostPort, Prefix, RabbitMq, Redis, Servers, ServersError, Topology},
     folders::{FILE_NAME, Surroundings},
     layer::VARIABLE_PREFIX,
     mistake::{Mistake, Mistakes, Origin},

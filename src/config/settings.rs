@@ -7,6 +7,7 @@ use url::{Host, Url};
 
 use super::{
     accounts::{Account, Limits},
+    fleet::{Fleet, RabbitMq, Redis, Topology},
     read::{Described, Reader, Setting, choice, section},
     secret::SecretReference,
     waits::{Gate, Http, Identity, Jobs, Memory, Quota, Retry, Transfer, Waits, Worker},
@@ -18,6 +19,14 @@ section! {
     pub struct Settings {
         /// Where jobs and records live.
         pub home: Home,
+        /// What a fleet's workers share.
+        pub fleet: Fleet,
+        /// Names at broker and memory.
+        pub topology: Topology,
+        /// Connections to the broker.
+        pub rabbitmq: RabbitMq,
+        /// Connections to the memory.
+        pub redis: Redis,
         /// Who speaks for which seller account.
         pub accounts: BTreeMap<AccountName, Account>,
         /// Sealing keys.
@@ -110,6 +119,8 @@ section! {
     pub struct Security {
         /// Keys that seal tokens and signed URLs; the first seals, all open.
         pub keys: Vec<SecretReference>,
+        /// Users of the broker that may name any account.
+        pub operators: Vec<String>,
     }
 }
 

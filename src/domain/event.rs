@@ -248,6 +248,8 @@ pub enum Class {
     AccountRemoved,
     /// It cannot be read.
     Undecodable,
+    /// Its producer may not name its account.
+    NotAllowed,
     /// Its id stands for other content.
     OtherContent,
     /// Our own files fail.
@@ -277,6 +279,7 @@ impl Class {
             Self::Poison => "poison",
             Self::AccountRemoved => "account-removed",
             Self::Undecodable => "undecodable",
+            Self::NotAllowed => "not-allowed",
             Self::OtherContent => "other-content",
             Self::LocalIo => "local-io",
             Self::Changed => "changed",

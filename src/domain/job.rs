@@ -19,6 +19,9 @@ use super::{
 
 pub use super::work::{DownloadSpec, NewSubmission, PackageSpec, Target, Wait, Work};
 
+/// The largest job that is read, in bytes.
+pub const MOST_BYTES: usize = 1 << 20;
+
 /// The longest a job may wait for its end when it names no deadline.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(7 * 86_400);
 

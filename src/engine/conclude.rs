@@ -416,6 +416,9 @@ fn next_step(class: Class, id: &str) -> String {
         Class::Poison => format!("see the logs of the lost workers, then: longshore job retry {id}"),
         Class::AccountRemoved => format!("configure the account again, then: longshore job retry {id}"),
         Class::Undecodable => "mend the producer; see docs/errors/undecodable.md".to_owned(),
+        Class::NotAllowed => {
+            "let the producer in with accounts.NAME.producers; see docs/errors/not-allowed.md".to_owned()
+        }
         Class::OtherContent => "take another id, or --new".to_owned(),
         Class::LocalIo => format!("make room, or the folder writable, then: longshore job retry {id}"),
         Class::Changed => "look at the product in Partner Center; see docs/errors/changed.md".to_owned(),

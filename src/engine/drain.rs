@@ -28,7 +28,12 @@ pub struct Lane {
 
 /// Works until `stop` is cancelled, and then until the last handler is done. Dropping the future aborts every handler.
 pub async fn run<P: Ports>(worker: Arc<Worker<P>>, lanes: &[Lane], stop: &CancellationToken) {
-    join_all(lanes.iter().map(|lane| run_lane(worker.clone(), *lane, stop))).await;
+    let lanes = join_all(lanes.iter().map(|lane| run_lane(worker.clone(), *lane, stop)));
+    let resting = async {
+        stop.cancelled().await;
+        worker.rest().await;
+    };
+    futures_util::future::join(lanes, resting).await;
 }
 
 async fn run_lane<P: Ports>(worker: Arc<Worker<P>>, lane: Lane, stop: &CancellationToken) {

@@ -130,7 +130,15 @@ mod tests {
 
     fn received(origin: Origin, body: &str) -> Received<()> {
         let body = body.to_owned();
-        Received { delivery: (), origin, body, is_redelivered: false, producer: None, message_id: None, published_at: None }
+        Received {
+            delivery: (),
+            origin,
+            body,
+            is_redelivered: false,
+            producer: None,
+            message_id: None,
+            published_at: None,
+        }
     }
 
     #[test]

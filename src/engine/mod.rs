@@ -4,6 +4,7 @@
 //! stands between it and the service, `gates` what this process knows of its pauses, `look` how a doubt is resolved, `steps` what each step does, `conclude` what
 //! is written at its end, and [`settle`] the order of those writes where broker and memory are apart.
 
+pub mod admission;
 pub mod crash;
 pub mod ports;
 pub mod settings;

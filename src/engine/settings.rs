@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admission::Admission;
 use crate::domain::{claim, plan, retry, time::Moment};
 
 /// The engine's settings.
@@ -19,6 +20,8 @@ pub struct Settings {
     pub markers: Markers,
     /// How far our clock and the service's may differ when an instant is to prove something.
     pub clock_tolerance: Tolerance,
+    /// What is asked of a new job.
+    pub admission: Admission,
     /// A handler starts no further call, and a transfer stops at a block border, after so long.
     pub handler: HandlerTime,
 }

@@ -62,18 +62,28 @@ impl<P: Ports> Worker<P> {
         &self.ports
     }
 
+    /// Has what the home gave out ahead given back: others go on with it.
+    pub(super) async fn rest(&self) {
+        let complete = |taken: &mut Taken| self.settings.admission.complete(taken, self.ports.packages());
+        self.ports.home().rest(&complete).await;
+    }
+
     /// Carries one delivery as far as it goes now.
     ///
     /// # Errors
     /// [`Unavailable`] when not even that could be written down; the message comes again.
     pub async fn handle(&self, received: Received<Delivery<P>>) -> Result<Settled, Unavailable> {
         let now = self.ports.clock().wall();
-        let taken = match intake::read(&received, now) {
+        let mut taken = match self.settings.admission.measure(&received).unwrap_or_else(|| intake::read(&received, now))
+        {
             Message::Ticket(taken) => *taken,
             other @ (Message::Control(_) | Message::Newer | Message::Unreadable { .. }) => {
                 return self.handle_other(received, other, now).await;
             }
         };
+        if received.origin == Origin::Producer {
+            self.settings.admission.complete(&mut taken, self.ports.packages())?;
+        }
         crash::point(taken.step, Edge::AfterReceive);
         let (job, kind, step) = (taken.ticket.key(), taken.ticket.job.kind, taken.step);
         let (settlement, claimed) = match self.claim(&taken, &received).await {
@@ -146,6 +156,14 @@ impl<P: Ports> Worker<P> {
     ) -> Result<Claiming<'a, P>, Unavailable> {
         let ticket = &taken.ticket;
         let key = ticket.key();
+        if let Some(problem) = self.settings.admission.refuse(ticket) {
+            return Ok(Claiming::Settle(Box::new(refused(
+                taken,
+                Class::NotAllowed,
+                &problem,
+                self.ports.clock().wall(),
+            ))));
+        }
         let arrival = Arrival {
             place: ticket.place,
             hash: ticket.hash,
@@ -163,9 +181,7 @@ impl<P: Ports> Worker<P> {
             match claim::claim(&loaded, &arrival, claimant, &self.settings.claim) {
                 Claim::OtherContent => {
                     let problem = format!("job {key} exists with other content; take another id, or --new");
-                    let event = refused_event(ticket, loaded.now, &problem);
-                    let aside = set_aside(Some(taken), &problem, &received.body);
-                    return settle(Entry::Nothing, vec![event], Next::SetAside(Box::new(aside)));
+                    return Ok(Claiming::Settle(Box::new(refused(taken, Class::OtherContent, &problem, loaded.now))));
                 }
                 Claim::Ended { end, is_before } => {
                     let entry = Entry::EndAgain { end: Box::new(end), set_aside: !is_before };
@@ -227,8 +243,9 @@ impl<P: Ports> Worker<P> {
                 (None, nothing(later))
             }
             Message::Unreadable { job, problem } => {
-                let mut aside = set_aside(None, &problem, &received.body);
-                aside.job.clone_from(&job);
+                let (class, body) = (Class::Undecodable, received.body);
+                let fingerprint = format!("{class}:message");
+                let aside = SetAside { job: job.clone(), class, fingerprint, message: problem, body };
                 (job, nothing(Next::SetAside(Box::new(aside))))
             }
             Message::Ticket(taken) => (Some(taken.ticket.key()), nothing(Next::Ticket(Box::new(taken.ticket)))),
@@ -264,14 +281,18 @@ impl<P: Ports> Worker<P> {
     }
 }
 
-fn set_aside(taken: Option<&Taken>, problem: &str, body: &str) -> SetAside {
-    let ticket: Option<&Ticket> = taken.map(|taken| &taken.ticket);
-    let class = if taken.is_some() { Class::OtherContent } else { Class::Undecodable };
-    SetAside {
-        job: ticket.map(Ticket::key),
+/// A job that is not let in: nothing is done for it, a `refused` event tells why, and a person may look at it.
+fn refused(taken: &Taken, class: Class, problem: &str, now: Moment) -> Settlement {
+    let ticket = &taken.ticket;
+    let aside = SetAside {
+        job: Some(ticket.key()),
         class,
-        fingerprint: format!("{class}:{}", taken.map_or("message", |taken| taken.step.name())),
+        fingerprint: format!("{class}:{}", taken.step.name()),
         message: problem.to_owned(),
-        body: body.to_owned(),
-    }
+        body: serde_json::to_string(&ticket.job).unwrap_or_default(),
+    };
+    let events = vec![refused_event(ticket, now, problem)];
+    let received = Some(Box::new(ticket.clone()));
+    let next = Next::SetAside(Box::new(aside));
+    Settlement { received, claimant: None, entry: Entry::Nothing, events, next }
 }

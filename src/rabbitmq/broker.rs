@@ -22,7 +22,7 @@ use crate::{
     },
     engine::{
         intake::{self, Message},
-        ports::{Origin, Received, Unavailable},
+        ports::{Completes, Origin, Received, Unavailable},
         settle::{Broker, Proof},
     },
 };
@@ -87,14 +87,15 @@ impl Rabbit {
     }
 
     /// Gives a message back that nobody has looked at: as a new one on its return lane, so that it counts no delivery.
-    pub(super) async fn give_back(&self, arrived: Arrived) -> Result<(), Unavailable> {
+    pub(super) async fn give_back(&self, arrived: Arrived, complete: &Completes<'_>) -> Result<(), Unavailable> {
         let received = received(arrived);
         let (session, kind) = (Arc::clone(&received.delivery.session), received.delivery.lane.0);
         let body = match (received.origin, intake::read(&received, self.now())) {
             (Origin::Return, _) if received.is_redelivered => marked(&received.body),
             (Origin::Return, _) => received.body.clone(),
             // A job becomes the ticket at its first place that its claim would have made of it.
-            (Origin::Producer | Origin::Accepted, Message::Ticket(taken)) => {
+            (Origin::Producer | Origin::Accepted, Message::Ticket(mut taken)) => {
+                complete(&mut taken)?;
                 let ticket = taken.ticket.suspected(received.is_redelivered);
                 serde_json::to_string(&ticket).map_err(|error| down(format!("a ticket cannot be written: {error}")))?
             }

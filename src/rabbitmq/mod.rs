@@ -20,14 +20,18 @@ use std::{
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::{self, Shift}, domain::{step::Kind, time::Moment}, engine::ports::Unavailable};
+use crate::{
+    clock::{self, Shift},
+    domain::{step::Kind, time::Moment},
+    engine::ports::{Completes, Unavailable},
+};
 
 use self::session::{Arrived, Inboxes, Session};
 pub use self::{
@@ -43,6 +47,8 @@ pub struct Options {
     pub urls: Vec<SecretString>,
     /// Authorities to believe, in PEM; none: the system's.
     pub ca: Option<String>,
+    /// Our own certificate and its key, in PEM.
+    pub identity: Option<(String, SecretString)>,
     /// What every name begins with.
     pub prefix: String,
     /// How long a connection may take to be made.
@@ -57,11 +63,21 @@ pub struct Options {
     pub shift: Shift,
 }
 
+impl Options {
+    /// The broker's user of these connections, where the first address names one: it may hand in anything.
+    #[must_use]
+    pub fn user(&self) -> Option<String> {
+        let uri: lapin::uri::AMQPUri = self.urls.first()?.expose_secret().parse().ok()?;
+        Some(uri.authority.userinfo.username).filter(|name| !name.is_empty())
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
             ca: None,
+            identity: None,
             prefix: "longshore".to_owned(),
             connect_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
@@ -132,8 +148,9 @@ impl Rabbit {
 
     /// Keeps the connections: makes them, and makes them anew whenever they end, until `stop` is cancelled.
     pub async fn supervise(&self, stop: &CancellationToken) {
-        let backoff =
-            ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_delay(Duration::from_secs(5));
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5));
         let backoff = backoff.with_jitter().without_max_times();
         let (mut waits, mut number) = (backoff.build(), 0_u64);
         while !stop.is_cancelled() {
@@ -211,7 +228,7 @@ impl Rabbit {
     ///
     /// # Errors
     /// [`Unavailable`]: what could not be given back comes again when the connection ends.
-    pub async fn rest(&self) -> Result<(), Unavailable> {
+    pub async fn rest(&self, complete: &Completes<'_>) -> Result<(), Unavailable> {
         self.inner.wanted.send_replace(BTreeSet::new());
         let patience = self.inner.options.confirm_timeout;
         if let Ok(session) = self.session()
@@ -222,7 +239,7 @@ impl Rabbit {
         for inbox in self.inner.inboxes.values() {
             let mut inbox = inbox.lock().await;
             while let Ok(arrived) = inbox.try_recv() {
-                self.give_back(arrived).await?;
+                self.give_back(arrived, complete).await?;
             }
         }
         Ok(())
@@ -265,6 +282,12 @@ impl Rabbit {
     /// The clock that a `due` is compared with.
     fn now(&self) -> Moment {
         Moment::from_millis(clock::moment().as_millis().saturating_add(self.inner.options.shift.millis()))
+    }
+
+    /// Where the broker is, for people; never a password.
+    #[must_use]
+    pub fn address(&self) -> String {
+        session::address(&self.inner.options)
     }
 
     /// Names below the configured prefix.

@@ -184,6 +184,9 @@ mod tests {
         assert_eq!(names.lane(Kind::Upload, Lane::Return), "longshore.w.upload.return.v1");
         assert_eq!(names.delay_queue(7), "longshore.delay.v1.l07");
         assert_eq!(names.dead_lane(), "longshore.w.dead.v1");
-        assert_eq!((job_key(Kind::Upload, true), delay_key(3, Kind::Upload)), ("upload.bulk".into(), "l03.upload".into()));
+        assert_eq!(
+            (job_key(Kind::Upload, true), delay_key(3, Kind::Upload)),
+            ("upload.bulk".into(), "l03.upload".into())
+        );
     }
 }

@@ -16,9 +16,11 @@ use futures_util::StreamExt as _;
 use lapin::{
     Acker, Channel, Confirmation, Connection, ConnectionProperties, Consumer, Event,
     message::Delivery as Message,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
-        ConfirmSelectOptions},
-    tcp::OwnedTLSConfig,
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+        BasicRejectOptions, ConfirmSelectOptions,
+    },
+    tcp::{OwnedIdentity, OwnedTLSConfig},
     types::{FieldTable, ShortString},
     uri::AMQPUri,
 };
@@ -116,10 +118,7 @@ pub(super) fn told(error: &lapin::Error) -> String {
 
 impl Session {
     /// Connects, and begins to consume.
-    pub(super) async fn open(
-        options: &Options,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<Arc<Self>, String> {
+    pub(super) async fn open(options: &Options, tasks: &mut JoinSet<()>) -> Result<Arc<Self>, String> {
         let publishing = connect(options, "publishes").await?;
         let out = publishing.create_channel().await.map_err(|error| told(&error))?;
         out.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| told(&error))?;
@@ -315,6 +314,18 @@ impl Session {
     }
 }
 
+/// Hosts and ports of the brokers, for people.
+pub(super) fn address(options: &Options) -> String {
+    let places = options.urls.iter().filter_map(|url| url.expose_secret().parse::<AMQPUri>().ok());
+    let places: Vec<String> =
+        places.map(|uri| format!("{}:{}{}", uri.authority.host, uri.authority.port, vhost(&uri.vhost))).collect();
+    places.join(", ")
+}
+
+fn vhost(name: &str) -> String {
+    if name == "/" { String::new() } else { format!("/{name}") }
+}
+
 /// Connects to the first of the brokers that answers; the order changes from time to time, so that they share the load.
 pub(super) async fn connect(options: &Options, purpose: &str) -> Result<Connection, String> {
     let mut why = "no broker is named".to_owned();
@@ -329,7 +340,11 @@ pub(super) async fn connect(options: &Options, purpose: &str) -> Result<Connecti
         uri.query.heartbeat.get_or_insert(u16::try_from(options.heartbeat.as_secs()).unwrap_or(u16::MAX));
         let name = format!("longshore {} {purpose}", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let tls = OwnedTLSConfig { identity: None, cert_chain: options.ca.clone() };
+        let identity = options.identity.as_ref().map(|(certificate, key)| OwnedIdentity::PKCS8 {
+            pem: certificate.clone().into_bytes(),
+            key: key.expose_secret().as_bytes().to_vec(),
+        });
+        let tls = OwnedTLSConfig { identity, cert_chain: options.ca.clone() };
         let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
         let connected = Connection::connect_uri_with_config(uri, properties, tls, runtime);
         match tokio::time::timeout(options.connect_timeout, connected).await {
@@ -368,12 +383,7 @@ async fn listen(session: Arc<Session>, events: impl futures_util::Stream<Item = 
 
 /// Takes a lane's messages in. The end of the stream, with or without an error, ends the session: a queue that was
 /// deleted, or a consumer that the broker cancelled, ends it silently.
-async fn forward(
-    session: &Arc<Session>,
-    lane: (Kind, Lane),
-    mut consumer: Consumer,
-    inbox: mpsc::Sender<Arrived>,
-) {
+async fn forward(session: &Arc<Session>, lane: (Kind, Lane), mut consumer: Consumer, inbox: mpsc::Sender<Arrived>) {
     loop {
         let message = tokio::select! {
             biased;

@@ -302,7 +302,10 @@ pub fn definitions(objects: &[Object], vhost: &str) -> Value {
             Argument::Number(number) => json!(number),
             Argument::Flag(flag) => json!(flag),
         };
-        arguments.iter().map(|(name, argument)| ((*name).to_owned(), value(argument))).collect::<serde_json::Map<_, _>>()
+        arguments
+            .iter()
+            .map(|(name, argument)| ((*name).to_owned(), value(argument)))
+            .collect::<serde_json::Map<_, _>>()
     };
     let (mut exchanges, mut queues, mut bindings) = (Vec::new(), Vec::new(), Vec::new());
     for object in objects {

@@ -16,7 +16,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{clock, engine::ports::Unavailable};
 
-
 /// After a connection could not be made nobody tries again for so long: what comes meanwhile is told at once.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -85,6 +84,7 @@ pub(super) struct Link {
     source: tokio::sync::Mutex<Source>,
     config: AsyncConnectionConfig,
     patience: Duration,
+    place: String,
     state: Mutex<State>,
 }
 
@@ -127,6 +127,15 @@ fn told(error: &RedisError) -> Unavailable {
 }
 
 impl Address {
+    /// Host and port, or the Sentinels; never user or password.
+    fn place(&self) -> String {
+        if let Some(sentinel) = &self.sentinel {
+            return format!("Sentinel's {}", sentinel.master);
+        }
+        let info = self.url.expose_secret().into_connection_info();
+        info.map_or_else(|_| "an address that cannot be used".to_owned(), |info| info.addr().to_string())
+    }
+
     fn certificates(&self) -> Option<TlsCertificates> {
         let Tls { ca, identity } = &self.tls;
         if ca.is_none() && identity.is_none() {
@@ -197,9 +206,14 @@ impl Link {
         Ok(Self {
             source: tokio::sync::Mutex::new(address.source()?),
             config,
+            place: address.place(),
             patience: connect.saturating_add(response),
             state: Mutex::default(),
         })
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
     }
 
     fn present(&self) -> Result<Option<(u64, MultiplexedConnection)>, Unavailable> {

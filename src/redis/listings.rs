@@ -67,8 +67,10 @@ impl Listings for Store {
     ) -> Result<bool, Unavailable> {
         let mut more = vec![next.map(|link| link.0.clone()).unwrap_or_default()];
         for product in products {
-            let body = serde_json::to_string(product)
-                .map_err(|error| Unavailable { what: "memory", why: format!("a product cannot be written: {error}") })?;
+            let body = serde_json::to_string(product).map_err(|error| Unavailable {
+                what: "memory",
+                why: format!("a product cannot be written: {error}"),
+            })?;
             more.extend([word(&product.name), product.id.to_string(), body]);
         }
         let answer = self.ask("page", account, job, more).await?;

@@ -29,7 +29,7 @@ use crate::{
     engine::ports::Unavailable,
 };
 
-pub use self::link::{Address, Error, Node, Server, Tls};
+pub use self::link::{Address, Error, Node, Sentinel, Server, Tls};
 use self::{link::Link, scripts::Scripts};
 
 /// How the memory is set up.
@@ -112,6 +112,12 @@ impl Store {
     /// [`Unavailable`].
     pub async fn server(&self) -> Result<Server, Unavailable> {
         self.inner.link.server().await
+    }
+
+    /// Where the memory is, for people; never a password.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.inner.link.place()
     }
 
     /// Writes the birth mark as clean: nothing was under way before. `only_missing`: unless there is one.

@@ -13,12 +13,20 @@ impl Store {
     fn turn_key(&self, key: &TurnKey) -> String {
         match key {
             // A product's name is anything: its hash makes a key of one length.
-            TurnKey::Name(account, name) => self.key("turn", &format!("{account}/name:{}", Sha256::of(name.as_bytes()))),
+            TurnKey::Name(account, name) => {
+                self.key("turn", &format!("{account}/name:{}", Sha256::of(name.as_bytes())))
+            }
             TurnKey::Product(account, product) => self.key("turn", &format!("{account}/{product}")),
         }
     }
 
-    async fn turn(&self, verb: &str, key: &TurnKey, job: &JobKey, stamp: Option<Moment>) -> Result<Vec<String>, Unavailable> {
+    async fn turn(
+        &self,
+        verb: &str,
+        key: &TurnKey,
+        job: &JobKey,
+        stamp: Option<Moment>,
+    ) -> Result<Vec<String>, Unavailable> {
         let span = millis(self.options().turn_for);
         let mut call = self.inner.scripts.turn.prepare_invoke();
         call.key(self.born()).key(self.turn_key(key)).arg(verb).arg(job.to_string()).arg(span);

@@ -195,7 +195,7 @@ impl Metrics {
             self.steps_done.with_label_values(&[step.name()]);
         }
         self.stuck.with_label_values(&[Step::Poll.name()]);
-        for class in [Class::Undecodable, Class::OtherContent] {
+        for class in [Class::Undecodable, Class::NotAllowed, Class::OtherContent] {
             self.refused.with_label_values(&[class.as_str()]);
         }
         for state in ["waiting", "parked", "held"] {

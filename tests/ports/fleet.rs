@@ -69,7 +69,11 @@ impl Servers {
         let address = Address { url: self.redis.url().into(), sentinel: None, tls: Tls::default() };
         let limits = Limits { calls_per_minute: RATE, ..Limits::default() };
         let scope = Scope { name: "contoso".to_owned(), limits };
-        let options = redis::Options { accounts: BTreeMap::from([(account(), scope)]), shift: self.shift.clone(), ..redis::Options::default() };
+        let options = redis::Options {
+            accounts: BTreeMap::from([(account(), scope)]),
+            shift: self.shift.clone(),
+            ..redis::Options::default()
+        };
         Store::new(&address, options).unwrap()
     }
 }
@@ -130,7 +134,7 @@ impl Harness for Servers {
     const PUT: Origin = Origin::Return;
 
     async fn rest(&self, worker: &Fleet) {
-        worker.broker().rest().await.unwrap();
+        worker.broker().rest(&|_| Ok(())).await.unwrap();
     }
 
     async fn put(&self, ticket: &Ticket) {

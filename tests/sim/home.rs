@@ -124,7 +124,15 @@ impl Queue for SimHome {
                     state.inside += 1;
                     let delivery = SimDelivery { world: self.world.clone(), message: pick, who: self.who };
                     let published_at = None;
-                    return Ok(Received { delivery, origin, body, is_redelivered, producer: None, message_id: None, published_at });
+                    return Ok(Received {
+                        delivery,
+                        origin,
+                        body,
+                        is_redelivered,
+                        producer: None,
+                        message_id: None,
+                        published_at,
+                    });
                 }
                 let next =
                     state.messages.values().filter(|m| m.lane == lane && m.taken_by.is_none()).map(|m| m.due).min();

@@ -6,7 +6,7 @@ use longshore::{
     domain::{
         failure::{Cause, Failure, Kind as CauseKind, Pause, RetryClass},
         ids::{AccountName, JobKey, ProductId, Sha256, SubmissionId},
-        job::PackageSpec,
+        job::{Job, PackageSpec},
         retry::Policy,
         service::{
             Answer, CommitStatus, Download, Page, PageLink, Product, Request, Response, SignedUrl, Submission,
@@ -16,7 +16,8 @@ use longshore::{
         time::Moment,
     },
     engine::ports::{
-        CallIds, Clock, Fetch, Fetched, Packages, Permit, Ports, Service, SignIn, Token, TransferHooks, Upload,
+        CallIds, Clock, Fetch, Fetched, Packages, Permit, Ports, Service, SignIn, Token, TransferHooks, Unavailable,
+        Upload,
     },
 };
 use secrecy::SecretString;
@@ -295,6 +296,10 @@ pub struct SimPackages {
 }
 
 impl Packages for SimPackages {
+    fn seal(&self, _job: &mut Job) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     async fn inspect(
         &self,
         package: &PackageSpec,

@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use super::super::intake::Taken;
 use crate::domain::{
     claim::{Epoch, Loaded},
     event::End,
@@ -64,6 +65,9 @@ pub enum Settled {
     Lost,
 }
 
+/// Gives a producer's job what every stored job has: a deadline and a seal on what is secret in it.
+pub type Completes<'a> = dyn Fn(&mut Taken) -> Result<(), Unavailable> + Send + Sync + 'a;
+
 /// The queue of one home.
 pub trait Queue: Send + Sync + 'static {
     /// What names a delivery to the queue.
@@ -76,6 +80,14 @@ pub trait Queue: Send + Sync + 'static {
     /// # Errors
     /// [`Unavailable`]; the caller backs off and asks again.
     fn receive(&self, lane: Kind) -> impl Future<Output = Result<Received<Self::Delivery>, Unavailable>> + Send;
+
+    /// Takes nothing more until somebody receives again, and gives back what nobody has looked at. Best effort: what could
+    /// not be given back comes again.
+    ///
+    /// `complete` is what a job is given before it is kept: what is given back becomes a ticket.
+    fn rest(&self, _complete: &Completes<'_>) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// Ends a step: record, events, next ticket, delivery, letting go, in this order or at once.
     ///

@@ -14,8 +14,8 @@ use crate::domain::time::Moment;
 
 pub use self::{
     home::{
-        Home, Listing, Listings, Memory, Origin, Queue, Quota, Received, Settled, Swapped, Turn, TurnKey, Turns,
-        Unavailable, Views,
+        Completes, Home, Listing, Listings, Memory, Origin, Queue, Quota, Received, Settled, Swapped, Turn, TurnKey,
+        Turns, Unavailable, Views,
     },
     packages::{Fetch, Fetched, Packages, TransferHooks, Upload},
     service::{CallIds, Permit, Service, SignIn, Token},

@@ -2,10 +2,11 @@
 
 use std::future::Future;
 
+use super::home::Unavailable;
 use crate::domain::{
     failure::Failure,
     ids::{ProductId, SubmissionId},
-    job::{DownloadSpec, PackageSpec},
+    job::{DownloadSpec, Job, PackageSpec},
     service::SignedUrl,
     ticket::{Downloaded, PackageFacts},
 };
@@ -72,6 +73,12 @@ pub struct Fetch<'a> {
 
 /// Packages: sources, checks, blobs and sinks.
 pub trait Packages: Send + Sync + 'static {
+    /// Seals what is secret in a job, before anything keeps it. What is sealed already stays as it is.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it cannot be sealed, and must not be kept.
+    fn seal(&self, job: &mut Job) -> Result<(), Unavailable>;
+
     /// Reads, hashes and checks the package before any call.
     ///
     /// # Errors

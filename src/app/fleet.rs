@@ -1,0 +1,154 @@
+//! A process of the fleet: broker and memory are servers, shared with every other worker.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use super::{Crew, Error, Parts, identity::Shelf, settings};
+use crate::{
+    config::{Loaded, SecretReference, Servers, Settings},
+    domain::step::Kind,
+    engine::ports::Unavailable,
+    fleet::Fleet as Home,
+    rabbitmq::{self, Rabbit, topology},
+    redis::{self, Address, Sentinel, Store, Tls},
+};
+
+/// Everything one process of the fleet is built from.
+#[derive(Debug)]
+pub struct Fleet {
+    parts: Parts,
+    home: Arc<Home>,
+    kinds: BTreeSet<Kind>,
+}
+
+impl std::ops::Deref for Fleet {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl Fleet {
+    /// Builds every adapter for work on these kinds, none for those of the configuration; connects to nobody.
+    ///
+    /// # Errors
+    /// [`Error`] names the setting or reference.
+    pub fn new(loaded: Loaded, only: &BTreeSet<Kind>) -> Result<Self, Error> {
+        let servers = servers(&loaded.settings)?;
+        let told = &loaded.settings;
+        let kinds = if only.is_empty() { kinds(told) } else { only.clone() };
+        let at_once = u16::try_from(told.worker.concurrency).unwrap_or(u16::MAX);
+        let lanes = kinds.iter().map(|kind| (*kind, at_once)).collect();
+        let broker = Rabbit::new(rabbitmq::Options { lanes, ..broker(told, &servers)? });
+        let memory = memory(told, &servers)?;
+        let parts = Parts::new(loaded, Shelf::fleet(memory.clone()))?;
+        Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds })
+    }
+
+    /// Makes this process a worker.
+    #[must_use]
+    pub fn worker(&self) -> Crew<Home> {
+        self.parts.crew(Arc::clone(&self.home), self.home.id(), &self.kinds)
+    }
+
+    /// Where the home is, for people; never a password.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let names = self.home.broker().names();
+        format!("{} at {} and {}", names.prefix(), self.home.broker().address(), self.home.memory().address())
+    }
+
+    /// Keeps the connections to the broker until `stop` is cancelled.
+    pub async fn supervise(&self, stop: &CancellationToken) {
+        self.home.broker().supervise(stop).await;
+    }
+
+    /// Do both servers answer, and does the broker accept messages?
+    ///
+    /// # Errors
+    /// [`Unavailable`] names the one that does not.
+    pub async fn pulse(&self) -> Result<(), Unavailable> {
+        self.home.broker().is_ready()?;
+        self.home.memory().server().await.map(|_| ())
+    }
+
+    /// What is refused before any work: a memory that forgets at will.
+    ///
+    /// # Errors
+    /// The words for a person; [`Unavailable`] when it does not answer, which is no reason to refuse.
+    pub async fn check_memory(&self) -> Result<Option<String>, Unavailable> {
+        let server = self.home.memory().server().await?;
+        Ok(server.eviction.filter(|policy| policy != "noeviction").map(|policy| {
+            format!("Redis evicts keys when it is full (maxmemory-policy {policy}): set it to noeviction")
+        }))
+    }
+}
+
+/// The broker and the memory of a configuration, for who provisions and looks; takes no jobs.
+///
+/// # Errors
+/// [`Error`] names the setting or reference.
+pub fn office(loaded: &Loaded) -> Result<(Rabbit, Store), Error> {
+    let servers = servers(&loaded.settings)?;
+    Ok((Rabbit::new(broker(&loaded.settings, &servers)?), memory(&loaded.settings, &servers)?))
+}
+
+fn servers(told: &Settings) -> Result<Servers, Error> {
+    told.servers()?.ok_or(Error::NotFleet)
+}
+
+/// The kinds that are worked, with those that they hand over to.
+#[must_use]
+pub fn kinds(told: &Settings) -> BTreeSet<Kind> {
+    topology::with_hand_overs(&told.topology.kinds())
+}
+
+fn broker(told: &Settings, servers: &Servers) -> Result<rabbitmq::Options, Error> {
+    let rabbitmq = &told.rabbitmq;
+    let identity = identity("rabbitmq", rabbitmq.certificate.as_ref(), rabbitmq.key.as_ref())?;
+    Ok(rabbitmq::Options {
+        urls: servers.brokers.clone(),
+        ca: authorities("rabbitmq.ca_file", rabbitmq.ca_file.as_ref())?,
+        identity: identity.map(|(certificate, key)| (certificate.expose_secret().to_owned(), key)),
+        prefix: told.topology.prefix.as_str().to_owned(),
+        connect_timeout: rabbitmq.connect_timeout,
+        heartbeat: rabbitmq.heartbeat,
+        confirm_timeout: rabbitmq.confirm_timeout,
+        ..rabbitmq::Options::default()
+    })
+}
+
+fn memory(told: &Settings, servers: &Servers) -> Result<Store, Error> {
+    let redis = &told.redis;
+    let identity = identity("redis", redis.certificate.as_ref(), redis.key.as_ref())?;
+    let nodes = redis.sentinels.iter().map(|at| redis::Node { host: at.host.clone(), port: at.port });
+    let address = Address {
+        url: servers.store.clone(),
+        sentinel: redis.sentinel_master.clone().map(|master| Sentinel { master, nodes: nodes.collect() }),
+        tls: Tls {
+            ca: authorities("redis.ca_file", redis.ca_file.as_ref())?.map(String::into_bytes),
+            identity: identity.map(|(certificate, key)| (certificate.expose_secret().as_bytes().to_vec(), key)),
+        },
+    };
+    Ok(Store::new(&address, settings::memory(told))?)
+}
+
+fn authorities(key: &'static str, file: Option<&PathBuf>) -> Result<Option<String>, Error> {
+    let read = |path: &PathBuf| {
+        fs::read_to_string(path).map_err(|source| Error::Certificate { key, path: path.display().to_string(), source })
+    };
+    file.map(read).transpose()
+}
+
+fn identity(
+    section: &str,
+    certificate: Option<&SecretReference>,
+    key: Option<&SecretReference>,
+) -> Result<Option<(SecretString, SecretString)>, Error> {
+    let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
+    let certificate = certificate.resolve(&format!("{section}.certificate"))?;
+    Ok(Some((certificate, key.resolve(&format!("{section}.key"))?)))
+}
