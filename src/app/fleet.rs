@@ -9,7 +9,7 @@ use super::{Crew, Error, Parts, identity::Shelf, settings};
 use crate::{
     config::{Loaded, SecretReference, Servers, Settings},
     domain::step::Kind,
-    engine::ports::Unavailable,
+    engine::{admission::Producers, ports::Unavailable},
     fleet::Fleet as Home,
     rabbitmq::{self, Rabbit, topology},
     redis::{self, Address, Sentinel, Store, Tls},
@@ -51,7 +51,11 @@ impl Fleet {
     /// Makes this process a worker.
     #[must_use]
     pub fn worker(&self) -> Crew<Home> {
-        self.parts.crew(Arc::clone(&self.home), self.home.id(), &self.kinds)
+        let mut engine = settings::engine(&self.loaded.settings);
+        if let Producers::Listed { operators, .. } = &mut engine.admission.producers {
+            operators.extend(self.home.broker().user());
+        }
+        self.parts.crew((Arc::clone(&self.home), self.home.id()), &self.kinds, engine)
     }
 
     /// Where the home is, for people; never a password.

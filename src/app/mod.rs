@@ -27,7 +27,7 @@ use crate::{
     domain::{failure::Failure, ids::JobKey, step::Kind},
     embedded::{self, Embedded},
     engine::{
-        drain, ports,
+        self, drain, ports,
         tally::{Happened, Sighted},
         worker,
     },
@@ -118,7 +118,12 @@ impl Parts {
         Ok(Self { loaded, service, packages, metrics, health: Health::default() })
     }
 
-    fn crew<H: ports::Home>(&self, home: Arc<H>, id: u128, kinds: &BTreeSet<Kind>) -> Crew<H> {
+    fn crew<H: ports::Home>(
+        &self,
+        (home, id): (Arc<H>, u128),
+        kinds: &BTreeSet<Kind>,
+        engine: engine::settings::Settings,
+    ) -> Crew<H> {
         self.packages.sweep_spools();
         // Nobody waits for the lanes of other kinds.
         Kind::ALL.into_iter().filter(|kind| !kinds.contains(kind)).for_each(|kind| self.health.lane_ended(kind));
@@ -131,7 +136,7 @@ impl Parts {
             health: self.health.clone(),
         };
         let told = &self.loaded.settings;
-        let worker = worker::Worker::new(Arc::new(outside), Arc::new(settings::engine(told)), id);
+        let worker = worker::Worker::new(Arc::new(outside), Arc::new(engine), id);
         let concurrency = usize::try_from(told.worker.concurrency).unwrap_or(1);
         let lanes = kinds.iter().map(|kind| drain::Lane { kind: *kind, concurrency }).collect();
         Crew { home, worker: Arc::new(worker), lanes, drain: told.worker.drain }
@@ -187,7 +192,7 @@ impl App {
 
     fn crew(&self, home: embedded::Worker, kinds: &BTreeSet<Kind>) -> Crew<embedded::Worker> {
         let id = home.id();
-        self.parts.crew(Arc::new(home), id, kinds)
+        self.parts.crew((Arc::new(home), id), kinds, settings::engine(&self.loaded.settings))
     }
 }
 

@@ -64,9 +64,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The broker's user of these connections, where the first address names one: it may hand in anything.
-    #[must_use]
-    pub fn user(&self) -> Option<String> {
+    fn user(&self) -> Option<String> {
         let uri: lapin::uri::AMQPUri = self.urls.first()?.expose_secret().parse().ok()?;
         Some(uri.authority.userinfo.username).filter(|name| !name.is_empty())
     }
@@ -288,6 +286,12 @@ impl Rabbit {
     #[must_use]
     pub fn address(&self) -> String {
         session::address(&self.inner.options)
+    }
+
+    /// The broker's user of these connections, where the address names one.
+    #[must_use]
+    pub fn user(&self) -> Option<String> {
+        self.inner.options.user()
     }
 
     /// Names below the configured prefix.

@@ -260,8 +260,11 @@ impl World {
         for name in ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
             command.env(name, self.folder.path());
         }
-        command.current_dir(self.folder.path()).args(["--config", "waits.toml", "--config", "own.toml", "worker"]);
-        command.args(["--listen", "127.0.0.1:0"]).stdin(std::process::Stdio::null());
+        command.current_dir(self.folder.path()).args(["--config", "waits.toml", "--config", "own.toml"]);
+        if self.path("more.toml").exists() {
+            command.args(["--config", "more.toml"]);
+        }
+        command.args(["worker", "--listen", "127.0.0.1:0"]).stdin(std::process::Stdio::null());
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));

@@ -1,0 +1,132 @@
+//! Producers in Python.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Arc,
+};
+
+use longshore::{
+    domain::step::Kind,
+    rabbitmq::{Names, topology},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    run_folder,
+    servers::{self, RabbitMq, Redis},
+    world::{World, until},
+};
+
+/// A fleet: private servers, the sandbox, and a configuration for workers.
+struct Fleet {
+    world: World,
+    broker: Arc<RabbitMq>,
+    _redis: Redis,
+    prefix: String,
+}
+
+/// The interpreter that has pika; none when it is missing, told aloud.
+fn python() -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/bin/python");
+    let python = if own.exists() { own } else { PathBuf::from("python3") };
+    let has_pika = Command::new(&python).args(["-c", "import pika"]).output().is_ok_and(|ran| ran.status.success());
+    if has_pika {
+        return Some(python);
+    }
+    let advice = "make clients (a venv with pika, below target)";
+    assert!(std::env::var_os("REQUIRE_SERVICES").is_none(), "pika is missing: {advice}");
+    #[expect(clippy::print_stderr, reason = "a skipped test says why")]
+    {
+        eprintln!("skipped, pika is missing: {advice}");
+    }
+    None
+}
+
+impl Fleet {
+    fn new(prefix: &str, producers: &[&str]) -> Self {
+        let world = World::new();
+        let broker = RabbitMq::shared(&run_folder::root().join(format!("rabbitmq-{}", std::process::id())));
+        let redis = Redis::start(&world.path("redis"));
+        std::fs::write(world.path("broker-url"), broker.url()).unwrap();
+        std::fs::write(world.path("redis-url"), redis.url()).unwrap();
+        let key = world.path("seal-key");
+        longshore::seal::Keyring::generate_file(&key).unwrap();
+        run_folder::by_design(&key).unwrap();
+        let more = format!(
+            "[home]\nbroker = \"file:broker-url\"\nstore = \"file:redis-url\"\n[topology]\nprefix = \"{prefix}\"\n\
+             [security]\nkeys = [\"file:seal-key\"]\n[accounts.contoso]\nproducers = {}\n",
+            json!(producers),
+        );
+        std::fs::write(world.path("more.toml"), more).unwrap();
+        let fleet = Self { world, broker, _redis: redis, prefix: prefix.to_owned() };
+        fleet.declare();
+        fleet
+    }
+
+    fn declare(&self) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let url = self.broker.url();
+            let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+            let objects = topology::objects(&Names::new(&self.prefix), &BTreeSet::from(Kind::ALL));
+            for (object, found) in topology::declare(&connection, &objects).await.unwrap() {
+                assert_eq!(found, topology::Found::Well, "{}", object.name());
+            }
+        });
+    }
+
+    /// Runs the producer with this job; its events, and how it ended.
+    fn produce(&self, python: &Path, job: &Value, flags: &[&str]) -> (Vec<Value>, Output) {
+        let file = self.world.path(&format!("{}.json", job["id"].as_str().unwrap()));
+        std::fs::write(&file, job.to_string()).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python/submit.py");
+        let mut command = Command::new(python);
+        command.arg(script).args(["--url", &self.broker.url(), "--prefix", &self.prefix]).args(flags).arg(&file);
+        let ran = command.output().unwrap();
+        let events: Vec<Value> =
+            String::from_utf8_lossy(&ran.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (events, ran)
+    }
+}
+
+fn name(event: &Value) -> &str {
+    event["type"].as_str().unwrap().trim_start_matches("dev.longshore.job.").trim_end_matches(".v1")
+}
+
+#[test]
+fn a_python_producer_hands_a_job_in_and_reads_its_end() {
+    let Some(python) = python().filter(|_| servers::are_installed()) else { return };
+    let fleet = Fleet::new("python", &["guest"]);
+    let worker = fleet.world.worker();
+    until("the worker is ready", || worker.says("/readyz", 200));
+    // Published three times: delivery is at least once, and so are producers.
+    let (events, ran) = fleet.produce(&python, &fleet.world.job("nic-1"), &["--repeat", "3"]);
+    assert!(ran.status.success(), "{events:#?}\n{}", String::from_utf8_lossy(&ran.stderr));
+    let end = events.last().unwrap();
+    assert_eq!(name(end), "completed");
+    assert_eq!(end["source"], "/accounts/contoso");
+    assert_eq!((end["subject"].as_str(), end["specversion"].as_str()), (Some("nic-1"), Some("1.0")));
+    let file = &end["data"]["downloads"][0];
+    assert_eq!(file["is_verified"], true, "{end:#}");
+    assert!(Path::new(file["path"].as_str().unwrap()).exists());
+    let verdict = fleet.world.sandbox.verdict();
+    assert_eq!((&verdict["clean"], &verdict["totals"]["products"]), (&true.into(), &1.into()), "{verdict:#}");
+    worker.terminate();
+    let (code, said) = worker.ended();
+    assert_eq!((code, said.contains("nothing is under way here")), (0, true), "{said}");
+}
+
+#[test]
+fn a_job_of_nobody_does_nothing_and_ends_in_a_refused_event_and_the_dead_letters() {
+    let Some(python) = python().filter(|_| servers::are_installed()) else { return };
+    let fleet = Fleet::new("strangers", &["build"]);
+    let _worker = fleet.world.worker();
+    let (events, ran) = fleet.produce(&python, &fleet.world.job("nic-1"), &["--anonymous"]);
+    assert_eq!(ran.status.code(), Some(1), "{events:#?}\n{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(events.iter().map(name).collect::<Vec<_>>(), ["refused"]);
+    let told = events[0]["data"]["message"].as_str().unwrap();
+    assert!(told.contains("user-id") && told.contains("accounts.contoso.producers"), "{told}");
+    assert_eq!(fleet.world.sandbox.journal(), json!([]), "something was called");
+}
