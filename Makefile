@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick test sim crash-matrix load fuzz bench bench-transfer bends deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick services test sim crash-matrix load fuzz bench bench-transfer bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -46,7 +46,10 @@ check: ## Format, clippy, rustdoc, architecture and, where its target is install
 test-quick: ## The tests beside the code, before every commit
 	$(CARGO) test --locked --lib
 
-test: ## All tests but load run and benches, then the search for secrets in everything they wrote
+services: ## Install what the tests of the fleet need, where it is missing: RabbitMQ, Redis, a Python client
+	@tests/servers/install
+
+test: services ## All tests but load run and benches, then the search for secrets in everything they wrote
 	@rm -rf "$(RUN)" && mkdir -p "$(RUN)/tmp"
 	$(IN_RUN) $(CARGO) test --locked
 	$(IN_RUN) LONGSHORE_SEARCH_SECRETS=1 $(CARGO) test --locked --test secrets -- --nocapture no_file_of_this_run

@@ -299,6 +299,7 @@ fn take(
             origin: source.origin,
             body: row.body,
             is_redelivered: row.taken > 1,
+            is_spent: false,
             producer: None,
             message_id: None,
             published_at: Some(Moment::from_millis(row.published_at)),

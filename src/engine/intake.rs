@@ -135,6 +135,7 @@ mod tests {
             origin,
             body,
             is_redelivered: false,
+            is_spent: false,
             producer: None,
             message_id: None,
             published_at: None,

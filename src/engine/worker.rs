@@ -195,6 +195,7 @@ impl<P: Ports> Worker<P> {
                     return settle(Entry::Nothing, Vec::new(), Next::Ticket(Box::new(parked)));
                 }
                 Claim::Take { record, is_poison, is_takeover } => {
+                    let is_poison = is_poison || received.is_spent;
                     let swapped = self.ports.home().swap(&key, loaded.birth.epoch, loaded.version, &record).await?;
                     match swapped {
                         Swapped::Refused(present) => loaded = *present,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Rabbit,
     message::{self, Headers, Outgoing},
-    names::{self, Lane, job_key},
+    names::{self, Lane, Source, job_key},
     session::{Arrived, Delivery, Session, down},
 };
 use crate::{
@@ -61,17 +61,18 @@ impl Rabbit {
     }
 
     async fn next(&self, kind: Kind) -> Result<Arrived, Unavailable> {
-        let inbox = |lane| async move {
-            match self.inner.inboxes.get(&(kind, lane)) {
+        let inbox = |source| async move {
+            match self.inner.inboxes.get(&source) {
                 Some(inbox) => inbox.lock().await.recv().await,
                 None => std::future::pending().await,
             }
         };
         let arrived = tokio::select! {
             biased;
-            arrived = inbox(Lane::Return) => arrived,
-            arrived = inbox(Lane::Intake) => arrived,
-            arrived = inbox(Lane::Bulk) => arrived,
+            arrived = inbox(Source::Lane(kind, Lane::Return)) => arrived,
+            arrived = inbox(Source::Lane(kind, Lane::Intake)) => arrived,
+            arrived = inbox(Source::Lane(kind, Lane::Bulk)) => arrived,
+            arrived = inbox(Source::Dead) => arrived,
         };
         arrived.ok_or_else(|| down("the inbox is closed"))
     }
@@ -152,12 +153,12 @@ fn marked(body: &str) -> String {
 }
 
 fn received(arrived: Arrived) -> Received<Delivery> {
-    let Arrived { delivery, body, is_redelivered, producer, message_id, published_at } = arrived;
+    let Arrived { delivery, body, is_redelivered, is_spent, producer, message_id, published_at } = arrived;
     let origin = match delivery.lane.1 {
         Lane::Intake | Lane::Bulk => Origin::Producer,
         Lane::Return => Origin::Return,
     };
-    Received { delivery, origin, body, is_redelivered, producer, message_id, published_at }
+    Received { delivery, origin, body, is_redelivered, is_spent, producer, message_id, published_at }
 }
 
 async fn settle(mut delivery: Delivery) -> Result<(), Unavailable> {

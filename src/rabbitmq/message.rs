@@ -120,6 +120,19 @@ pub(super) fn message_id(delivery: &Delivery) -> Option<String> {
     delivery.properties.message_id().as_ref().map(ToString::to_string)
 }
 
+/// Why the broker dead-lettered a message, and from which queue: the latest entry of its own history.
+pub(super) fn death(delivery: &Delivery) -> Option<(String, String)> {
+    let headers = delivery.properties.headers().as_ref()?.inner();
+    let AMQPValue::FieldArray(deaths) = headers.get("x-death")? else { return None };
+    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+    let text = |name: &str| match latest.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    };
+    Some((text("queue")?, text("reason")?))
+}
+
 pub(super) fn is_canary(delivery: &Delivery) -> bool {
     header(delivery, CANARY).is_some()
 }

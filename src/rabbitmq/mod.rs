@@ -33,11 +33,14 @@ use crate::{
     engine::ports::{Completes, Unavailable},
 };
 
-use self::session::{Arrived, Inboxes, Session};
 pub use self::{
     message::FORM,
     names::{Lane, Names, job_key},
     session::Delivery,
+};
+use self::{
+    names::Source,
+    session::{Arrived, Inboxes, Session},
 };
 
 /// How the broker is reached and what is taken from it.
@@ -62,6 +65,9 @@ pub struct Options {
     /// Moves the clock, for tests.
     pub shift: Shift,
 }
+
+/// Of what the broker has dead-lettered so much is taken at once: it is rare, and each breaks its worker perhaps.
+const DEAD_AT_ONCE: u16 = 1;
 
 impl Options {
     fn user(&self) -> Option<String> {
@@ -89,7 +95,8 @@ impl Default for Options {
 impl Options {
     /// Messages of a lane that the broker may give out ahead: all lanes of a kind together at most twice what is worked on
     /// at once, for the broker's clock for an acknowledgement starts when it gives out.
-    fn prefetch(&self, (kind, lane): (Kind, Lane)) -> u16 {
+    fn prefetch(&self, source: Source) -> u16 {
+        let Source::Lane(kind, lane) = source else { return DEAD_AT_ONCE };
         let at_once = self.lanes.get(&kind).copied().unwrap_or(1).max(1);
         match lane {
             Lane::Return => at_once,
@@ -116,7 +123,7 @@ struct Inner {
     session: watch::Sender<State>,
     /// The kinds that somebody waits for: consumed from the first [`Rabbit::receive`] to the next [`Rabbit::rest`].
     wanted: watch::Sender<BTreeSet<Kind>>,
-    inboxes: BTreeMap<(Kind, Lane), Mutex<Inbox>>,
+    inboxes: BTreeMap<Source, Mutex<Inbox>>,
     outlets: Inboxes,
 }
 
@@ -131,12 +138,14 @@ impl Rabbit {
     #[must_use]
     pub fn new(options: Options) -> Self {
         let (mut inboxes, mut outlets) = (BTreeMap::new(), BTreeMap::new());
+        let mut sources = if options.lanes.is_empty() { Vec::new() } else { vec![Source::Dead] };
         for kind in options.lanes.keys() {
-            for lane in Lane::ALL {
-                let (outlet, inbox) = mpsc::channel(usize::from(options.prefetch((*kind, lane))));
-                inboxes.insert((*kind, lane), Mutex::new(inbox));
-                outlets.insert((*kind, lane), outlet);
-            }
+            sources.extend(Lane::ALL.map(|lane| Source::Lane(*kind, lane)));
+        }
+        for source in sources {
+            let (outlet, inbox) = mpsc::channel(usize::from(options.prefetch(source)));
+            inboxes.insert(source, Mutex::new(inbox));
+            outlets.insert(source, outlet);
         }
         let names = Names::new(&options.prefix);
         let (session, _) = watch::channel(State::Down("not connected yet".to_owned()));

@@ -113,6 +113,31 @@ impl Names {
     }
 }
 
+/// What workers consume: a kind's lanes, and what the broker dead-letters by itself, whatever its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Source {
+    /// A lane.
+    Lane(Kind, Lane),
+    /// `w.dead`.
+    Dead,
+}
+
+impl Names {
+    /// The queue of a source.
+    pub(super) fn queue(&self, source: Source) -> String {
+        match source {
+            Source::Lane(kind, lane) => self.lane(kind, lane),
+            Source::Dead => self.dead_lane(),
+        }
+    }
+
+    /// The lane of this name.
+    pub(super) fn lane_of(&self, queue: &str) -> Option<(Kind, Lane)> {
+        let lanes = Kind::ALL.into_iter().flat_map(|kind| Lane::ALL.map(|lane| (kind, lane)));
+        lanes.into_iter().find(|(kind, lane)| self.lane(*kind, *lane) == queue)
+    }
+}
+
 /// The key that brings a job to its intake lane.
 #[must_use]
 pub fn job_key(kind: Kind, bulk: bool) -> String {
@@ -184,6 +209,8 @@ mod tests {
         assert_eq!(names.lane(Kind::Upload, Lane::Return), "longshore.w.upload.return.v1");
         assert_eq!(names.delay_queue(7), "longshore.delay.v1.l07");
         assert_eq!(names.dead_lane(), "longshore.w.dead.v1");
+        assert_eq!(names.lane_of("longshore.w.upload.bulk.v1"), Some((Kind::Upload, Lane::Bulk)));
+        assert_eq!(names.lane_of("longshore.delay.v1.l03"), None);
         assert_eq!(
             (job_key(Kind::Upload, true), delay_key(3, Kind::Upload)),
             ("upload.bulk".into(), "l03.upload".into())

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Options,
     message::{self, Outgoing},
-    names::{Lane, Names},
+    names::{Lane, Names, Source},
 };
 use crate::{
     clock,
@@ -64,24 +64,27 @@ pub(super) struct Arrived {
     pub delivery: Delivery,
     pub body: String,
     pub is_redelivered: bool,
+    pub is_spent: bool,
     pub producer: Option<String>,
     pub message_id: Option<String>,
     pub published_at: Option<Moment>,
 }
 
 impl Arrived {
-    fn new(session: Arc<Session>, lane: (Kind, Lane), message: Message) -> Self {
+    fn new(session: Arc<Session>, lane: (Kind, Lane), is_spent: bool, message: Message) -> Self {
         let (producer, message_id) = (message::producer(&message), message::message_id(&message));
         let published_at = message::published_at(&message);
         let body = String::from_utf8(message.data)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         let delivery = Delivery { session, lane, acker: Some(message.acker) };
-        Self { delivery, body, is_redelivered: message.redelivered, producer, message_id, published_at }
+        // What the broker dead-lettered may come flagged at its first delivery, and has been given out in any case.
+        let is_redelivered = message.redelivered || is_spent;
+        Self { delivery, body, is_redelivered, is_spent, producer, message_id, published_at }
     }
 }
 
 /// Where the messages of the lanes go.
-pub(super) type Inboxes = BTreeMap<(Kind, Lane), mpsc::Sender<Arrived>>;
+pub(super) type Inboxes = BTreeMap<Source, mpsc::Sender<Arrived>>;
 
 /// A lane's channel, and its consumer when there is one.
 #[derive(Debug, Clone)]
@@ -102,7 +105,7 @@ pub(super) struct Session {
     returns: mpsc::UnboundedSender<Acker>,
     publishing: Connection,
     consuming: Option<Connection>,
-    consumers: Mutex<BTreeMap<(Kind, Lane), Lined>>,
+    consumers: Mutex<BTreeMap<Source, Lined>>,
     /// Lanes whose messages are being taken in.
     taking_in: watch::Sender<usize>,
 }
@@ -152,28 +155,33 @@ impl Session {
         inboxes: &Inboxes,
         tasks: &mut JoinSet<()>,
     ) -> Result<(), lapin::Error> {
-        for (lane, inbox) in inboxes {
-            let known = self.consumers().get(lane).cloned();
-            match (kinds.contains(&lane.0), known) {
+        for (source, inbox) in inboxes {
+            let known = self.consumers().get(source).cloned();
+            let is_wanted = match source {
+                Source::Lane(kind, _) => kinds.contains(kind),
+                Source::Dead => !kinds.is_empty(),
+            };
+            match (is_wanted, known) {
                 (true, Some(Lined { is_on: true, .. })) | (false, None | Some(Lined { is_on: false, .. })) => {}
                 (true, known) => {
                     let channel = match known {
                         Some(Lined { channel, .. }) => channel,
-                        None => self.channel(options.prefetch(*lane)).await?,
+                        None => self.channel(options.prefetch(*source)).await?,
                     };
-                    let consumer = self.begin(&channel, &names.lane(lane.0, lane.1)).await?;
-                    self.consumers().insert(*lane, Lined { channel, tag: consumer.tag(), is_on: true });
+                    let consumer = self.begin(&channel, &names.queue(*source)).await?;
+                    self.consumers().insert(*source, Lined { channel, tag: consumer.tag(), is_on: true });
                     self.taking_in.send_modify(|lanes| *lanes += 1);
-                    let (session, lane, inbox) = (Arc::clone(self), *lane, inbox.clone());
+                    let (session, source, inbox) = (Arc::clone(self), *source, inbox.clone());
+                    let names = names.clone();
                     tasks.spawn(async move {
-                        forward(&session, lane, consumer, inbox).await;
+                        forward(&session, (&names, source), consumer, inbox).await;
                         session.taking_in.send_modify(|lanes| *lanes -= 1);
                     });
                 }
                 (false, Some(Lined { channel, tag, .. })) => {
                     // The channel stays: closing it would give back what handlers are at work on.
                     let off = Lined { channel: channel.clone(), tag: tag.clone(), is_on: false };
-                    self.consumers().insert(*lane, off);
+                    self.consumers().insert(*source, off);
                     channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
                 }
             }
@@ -192,7 +200,7 @@ impl Session {
         channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
     }
 
-    fn consumers(&self) -> MutexGuard<'_, BTreeMap<(Kind, Lane), Lined>> {
+    fn consumers(&self) -> MutexGuard<'_, BTreeMap<Source, Lined>> {
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -383,7 +391,12 @@ async fn listen(session: Arc<Session>, events: impl futures_util::Stream<Item = 
 
 /// Takes a lane's messages in. The end of the stream, with or without an error, ends the session: a queue that was
 /// deleted, or a consumer that the broker cancelled, ends it silently.
-async fn forward(session: &Arc<Session>, lane: (Kind, Lane), mut consumer: Consumer, inbox: mpsc::Sender<Arrived>) {
+async fn forward(
+    session: &Arc<Session>,
+    (names, source): (&Names, Source),
+    mut consumer: Consumer,
+    inbox: mpsc::Sender<Arrived>,
+) {
     loop {
         let message = tokio::select! {
             biased;
@@ -397,7 +410,7 @@ async fn forward(session: &Arc<Session>, lane: (Kind, Lane), mut consumer: Consu
                 }
             }
             Some(Ok(message)) => {
-                let arrived = Arrived::new(Arc::clone(session), lane, message);
+                let arrived = arrived(session, (names, source), message);
                 // The inbox holds as many as the broker gives out at once.
                 if inbox.send(arrived).await.is_err() {
                     return session.end("nobody takes messages any more");
@@ -405,8 +418,24 @@ async fn forward(session: &Arc<Session>, lane: (Kind, Lane), mut consumer: Consu
             }
             Some(Err(error)) => return session.end(told(&error)),
             // Cancelled by us.
-            None if session.consumers().get(&lane).is_some_and(|lined| !lined.is_on) => return,
-            None => return session.end(format!("the broker ended the consumer of {lane:?}")),
+            None if session.consumers().get(&source).is_some_and(|lined| !lined.is_on) => return,
+            None => return session.end(format!("the broker ended the consumer of {source:?}")),
+        }
+    }
+}
+
+/// A message with where it came from. What the broker dead-lettered because it was given out too often is spent; for any other
+/// reason (somebody's policy) it goes on as if it had come from its lane.
+fn arrived(session: &Arc<Session>, (names, source): (&Names, Source), message: Message) -> Arrived {
+    let session = Arc::clone(session);
+    match source {
+        Source::Lane(kind, lane) => Arrived::new(session, (kind, lane), false, message),
+        Source::Dead => {
+            let (queue, reason) = message::death(&message).unwrap_or_default();
+            // A lane of tomorrow: its message is no ticket that we could read, and is set aside as it is.
+            let lane = names.lane_of(&queue).unwrap_or((Kind::StatusPoll, Lane::Return));
+            tracing::warn!(queue, reason, "the broker dead-lettered a message");
+            Arrived::new(session, lane, reason == "delivery_limit", message)
         }
     }
 }

@@ -29,13 +29,14 @@ struct Fleet {
 
 /// The interpreter that has pika; none when it is missing, told aloud.
 fn python() -> Option<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/bin/python");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("clients/venv/bin/python");
     let python = if own.exists() { own } else { PathBuf::from("python3") };
     let has_pika = Command::new(&python).args(["-c", "import pika"]).output().is_ok_and(|ran| ran.status.success());
     if has_pika {
         return Some(python);
     }
-    let advice = "make clients (a venv with pika, below target)";
+    let advice = "make services";
     assert!(std::env::var_os("REQUIRE_SERVICES").is_none(), "pika is missing: {advice}");
     #[expect(clippy::print_stderr, reason = "a skipped test says why")]
     {
@@ -129,4 +130,39 @@ fn a_job_of_nobody_does_nothing_and_ends_in_a_refused_event_and_the_dead_letters
     let told = events[0]["data"]["message"].as_str().unwrap();
     assert!(told.contains("user-id") && told.contains("accounts.contoso.producers"), "{told}");
     assert_eq!(fleet.world.sandbox.journal(), json!([]), "something was called");
+}
+
+/// Takes the one message of this lane and gives it back, as often as the broker lets it.
+fn break_workers(fleet: &Fleet, lane: &str) {
+    use futures_util::StreamExt as _;
+    use lapin::options::{BasicConsumeOptions, BasicRejectOptions};
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let url = fleet.broker.url();
+        let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let options = BasicConsumeOptions::default();
+        let mut lane = channel.basic_consume(lane.into(), "".into(), options, Default::default()).await.unwrap();
+        // The first time and a hundred more.
+        for _ in 0..=100 {
+            let delivery = lane.next().await.unwrap().unwrap();
+            assert!(delivery.acker.reject(BasicRejectOptions { requeue: true }).await.unwrap());
+        }
+        connection.close(200, "done".into()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_message_that_the_broker_gave_up_ends_its_job_untouched_and_says_so() {
+    let Some(python) = python().filter(|_| servers::are_installed()) else { return };
+    let fleet = Fleet::new("given-up", &["guest"]);
+    std::thread::scope(|scope| {
+        let produced = scope.spawn(|| fleet.produce(&python, &fleet.world.job("nic-1"), &[]));
+        break_workers(&fleet, "given-up.w.submission.v1");
+        let _worker = fleet.world.worker();
+        let (events, ran) = produced.join().unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{events:#?}\n{}", String::from_utf8_lossy(&ran.stderr));
+        let end = events.last().unwrap();
+        assert_eq!((name(end), &end["data"]["reason"]["class"]), ("dead-lettered", &"poison".into()), "{end:#}");
+        assert_eq!(fleet.world.sandbox.journal(), json!([]), "something was called");
+    });
 }

@@ -129,6 +129,7 @@ impl Queue for SimHome {
                         origin,
                         body,
                         is_redelivered,
+                        is_spent: false,
                         producer: None,
                         message_id: None,
                         published_at,

@@ -48,6 +48,8 @@ pub struct Received<D> {
     pub body: String,
     /// The queue gave it out before and saw no settlement.
     pub is_redelivered: bool,
+    /// The queue has given it out as often as it may: its job ends, untouched, unless it goes on elsewhere.
+    pub is_spent: bool,
     /// The user name that the broker verified.
     pub producer: Option<String>,
     /// The message's own id, where its queue has such a thing: the job's id when the job names none.
