@@ -110,8 +110,8 @@ impl Broker for Fleet {
         self.broker.set_aside(end).await
     }
 
-    async fn set_message_aside(&self, message: &SetAside) -> Result<(), Unavailable> {
-        self.broker.set_message_aside(message).await
+    async fn set_message_aside(&self, of: &Delivery, message: &SetAside) -> Result<(), Unavailable> {
+        self.broker.set_message_aside(of, message).await
     }
 
     async fn acknowledge(&self, delivery: Delivery, proof: Proof) -> Result<(), Unavailable> {

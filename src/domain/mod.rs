@@ -8,6 +8,7 @@ pub mod time;
 
 pub mod adopt;
 pub mod claim;
+pub mod dead_letter;
 pub mod event;
 pub mod failure;
 pub mod job;

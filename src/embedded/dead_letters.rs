@@ -5,50 +5,15 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use super::{Embedded, Error, count, error::Fault, file::Book, int, jobs};
 use crate::{
     domain::{
+        dead_letter::{DeadLetter, DeadLetters},
         event::{Class, End},
-        ids::{AccountName, JobKey},
+        ids::AccountName,
         settlement::SetAside,
         step::Kind,
         time::Moment,
     },
     engine::ports::Origin,
 };
-
-/// One dead letter.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeadLetter {
-    /// Its number.
-    pub id: u64,
-    /// The job, when the message told.
-    pub job: Option<JobKey>,
-    /// When it was set aside.
-    pub at: Moment,
-    /// The class of reason.
-    pub class: Class,
-    /// What it is counted by.
-    pub fingerprint: String,
-    /// One plain sentence.
-    pub message: String,
-    /// How the job ended, ticket included; none for a message that never became a job.
-    pub end: Option<End>,
-    /// The message as it came, when it never became a job.
-    pub body: Option<String>,
-}
-
-/// Which dead letters to list.
-#[derive(Debug, Clone, Default)]
-pub struct DeadLetters {
-    /// Only of this class.
-    pub class: Option<Class>,
-    /// Only of this account.
-    pub account: Option<AccountName>,
-    /// Only of this job.
-    pub job: Option<JobKey>,
-    /// Only with a number below this one, of an earlier page.
-    pub before: Option<u64>,
-    /// At most so many; 0 for 100.
-    pub limit: u32,
-}
 
 /// The lane and the origin of a message.
 #[derive(Debug, Clone, Copy)]
@@ -81,8 +46,6 @@ pub(super) fn lane(name: &str) -> Result<Kind, Fault> {
 /// Sets the ticket of an end aside, unless it lies there already.
 pub(super) fn bury(book: &Book<'_>, end: &End) -> Result<(), Fault> {
     let key = end.ticket.key();
-    let class = end.reason.as_ref().map_or(Class::Internal, |reason| reason.class);
-    let message = end.reason.as_ref().map_or_else(|| end.name.to_string(), |reason| reason.message.clone());
     let body = serde_json::to_string(end).map_err(Fault::unreadable("end"))?;
     book.tx
         .prepare_cached(
@@ -95,27 +58,14 @@ pub(super) fn bury(book: &Book<'_>, end: &End) -> Result<(), Fault> {
             ":account": key.account.as_str(),
             ":generation": end.ticket.place.generation,
             ":at": book.now.as_millis(),
-            ":class": class.as_str(),
-            ":fingerprint": fingerprint(end, class),
-            ":message": message,
+            ":class": end.class().as_str(),
+            ":fingerprint": end.fingerprint(),
+            ":message": end.message(),
             ":lane": end.ticket.lane().name(),
             ":origin": origin_number(Origin::Return),
             ":body": body,
         })?;
     Ok(())
-}
-
-/// Class, step and the error's own code: what equal dead letters have in common.
-fn fingerprint(end: &End, class: Class) -> String {
-    let reason = end.reason.as_ref();
-    let step = reason.and_then(|reason| reason.step).or(end.ticket.step()).map_or("none", |step| step.name());
-    let cause = reason.and_then(|reason| reason.cause.as_ref());
-    let code = cause.and_then(|cause| cause.api_code.clone());
-    let kind = || cause.and_then(|cause| serde_json::to_value(cause.kind).ok()?.as_str().map(str::to_owned));
-    match code.or_else(kind) {
-        Some(code) => format!("{class}/{step}/{code}"),
-        None => format!("{class}/{step}"),
-    }
 }
 
 /// Sets a message aside that never became a job.

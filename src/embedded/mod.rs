@@ -52,10 +52,12 @@ use crate::domain::{
     quota::Limits,
 };
 
-pub use crate::clock::Shift;
+pub use crate::{
+    clock::Shift,
+    domain::dead_letter::{DeadLetter, DeadLetters},
+};
 
 pub use self::{
-    dead_letters::{DeadLetter, DeadLetters},
     error::Error,
     events::EventFilter,
     glance::{Named, glance},

@@ -62,11 +62,15 @@ pub trait Broker: Send + Sync + 'static {
     /// [`Unavailable`].
     fn set_aside(&self, end: &End) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
-    /// Sets a message aside that never became a job.
+    /// Sets a message aside that never became a job, with where it came from.
     ///
     /// # Errors
     /// [`Unavailable`].
-    fn set_message_aside(&self, message: &SetAside) -> impl Future<Output = Result<(), Unavailable>> + Send;
+    fn set_message_aside(
+        &self,
+        of: &Self::Delivery,
+        message: &SetAside,
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
     /// Settles the delivery: it will not come again.
     ///
@@ -156,7 +160,7 @@ async fn handed_on<B: Broker>(
         Next::Nothing => {}
         Next::Ticket(ticket) => broker.publish(ticket).await?,
         Next::Raw { body, due } => broker.publish_raw(delivery, body, *due).await?,
-        Next::SetAside(message) => broker.set_message_aside(message).await?,
+        Next::SetAside(message) => broker.set_message_aside(delivery, message).await?,
     }
     if let Some(end) = &writes.set_aside {
         broker.set_aside(end).await?;

@@ -192,8 +192,8 @@ impl Broker for Rabbit {
         self.session()?.publish(message).await
     }
 
-    async fn set_message_aside(&self, aside: &SetAside) -> Result<(), Unavailable> {
-        self.session()?.publish(message::of_set_aside(aside, self.names().dead())).await
+    async fn set_message_aside(&self, of: &Delivery, aside: &SetAside) -> Result<(), Unavailable> {
+        self.session()?.publish(message::of_set_aside(of.lane, aside, self.names().dead())).await
     }
 
     async fn acknowledge(&self, delivery: Delivery, _proof: Proof) -> Result<(), Unavailable> {

@@ -6,12 +6,13 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
+use super::names::Lane;
 use crate::{
     clock,
     domain::{
         event::{End, Event},
         settlement::SetAside,
-        step::Step,
+        step::Kind,
         time::Moment,
     },
 };
@@ -70,15 +71,12 @@ pub(super) fn of_event(event: &Event, exchange: String, key: String) -> Outgoing
 
 /// An ended job's ticket, with its end: what a retry starts from.
 pub(super) fn of_end(end: &End, exchange: String) -> Result<Outgoing, serde_json::Error> {
-    let reason = end.reason.as_ref();
-    let step = reason.and_then(|reason| reason.step).map(Step::name).unwrap_or_default();
-    let class = reason.map_or("", |reason| reason.class.as_str());
     let headers = Headers::default()
         .with(FORM, "end")
         .with("longshore-job", end.ticket.key().to_string())
         .with("longshore-kind", end.ticket.job.kind.name())
-        .with("longshore-fail-class", class)
-        .with("longshore-fail-fingerprint", format!("{class} {step}").trim_end())
+        .with("longshore-fail-class", end.class().as_str())
+        .with("longshore-fail-fingerprint", end.fingerprint())
         .with("longshore-fail-last", end.at.timestamp().to_string())
         .with("longshore-build", env!("CARGO_PKG_VERSION"));
     let body = serde_json::to_vec(end)?;
@@ -87,9 +85,11 @@ pub(super) fn of_end(end: &End, exchange: String) -> Result<Outgoing, serde_json
 }
 
 /// A message that never became a job: its body stays as it came.
-pub(super) fn of_set_aside(message: &SetAside, exchange: String) -> Outgoing {
+pub(super) fn of_set_aside((kind, lane): (Kind, Lane), message: &SetAside, exchange: String) -> Outgoing {
     let mut headers = Headers::default()
         .with(FORM, "message")
+        .with("longshore-kind", kind.name())
+        .with("longshore-lane", lane.name())
         .with("longshore-fail-class", message.class.as_str())
         .with("longshore-fail-fingerprint", &message.fingerprint)
         .with("longshore-fail-message", &message.message)

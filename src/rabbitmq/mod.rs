@@ -8,6 +8,7 @@
 //! folder names `lapin`.
 
 mod broker;
+mod letters;
 mod message;
 mod names;
 mod session;
@@ -34,6 +35,7 @@ use crate::{
 };
 
 pub use self::{
+    letters::{Error as LettersError, Letters, Shelf},
     message::FORM,
     names::{Lane, Names, job_key},
     session::Delivery,

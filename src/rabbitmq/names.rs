@@ -28,6 +28,16 @@ pub enum Lane {
 impl Lane {
     /// All lanes, in the order in which they are served.
     pub const ALL: [Self; 3] = [Self::Return, Self::Intake, Self::Bulk];
+
+    /// Its name in headers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Intake => "intake",
+            Self::Bulk => "bulk",
+            Self::Return => "return",
+        }
+    }
 }
 
 impl Names {

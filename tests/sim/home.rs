@@ -197,7 +197,7 @@ impl Broker for SimHome {
         self.in_broker("set aside", move |state| state.set_aside.push(end)).await
     }
 
-    async fn set_message_aside(&self, message: &SetAside) -> Result<(), Unavailable> {
+    async fn set_message_aside(&self, _of: &SimDelivery, message: &SetAside) -> Result<(), Unavailable> {
         let message = message.clone();
         self.in_broker("set message aside", move |state| state.messages_aside.push(message)).await
     }
