@@ -48,6 +48,46 @@ impl Fleet {
         Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds })
     }
 
+    /// The same for who hands in and looks: takes no jobs.
+    ///
+    /// # Errors
+    /// As [`Fleet::new`].
+    pub fn client(loaded: Loaded) -> Result<Self, Error> {
+        let (broker, memory) = office(&loaded)?;
+        let parts = Parts::new(loaded, Shelf::fleet(memory.clone()))?;
+        Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds: BTreeSet::new() })
+    }
+
+    /// Does this while the broker is connected.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it cannot be reached.
+    pub async fn connected<T>(&self, work: impl AsyncFnOnce(&Self) -> T) -> Result<T, Unavailable> {
+        let hang_up = CancellationToken::new();
+        let patience = self.loaded.settings.rabbitmq.connect_timeout.saturating_mul(2);
+        let work = async {
+            let done = match self.broker().ready_within(patience).await {
+                Ok(()) => Ok(work(self).await),
+                Err(down) => Err(down),
+            };
+            hang_up.cancel();
+            done
+        };
+        futures_util::future::join(work, self.supervise(&hang_up)).await.0
+    }
+
+    /// The broker.
+    #[must_use]
+    pub fn broker(&self) -> &Rabbit {
+        self.home.broker()
+    }
+
+    /// The user that we are at the broker.
+    #[must_use]
+    pub fn user(&self) -> Option<String> {
+        self.broker().user()
+    }
+
     /// Makes this process a worker.
     #[must_use]
     pub fn worker(&self) -> Crew<Home> {

@@ -9,11 +9,29 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    app::App,
+    app::{App, Fleet, Parts},
     config::{self, Loaded, nearest},
     domain::ids::AccountName,
     telemetry,
 };
+
+/// The home that a command works with.
+pub(super) enum Reached {
+    /// In one file.
+    Embedded(Box<App>),
+    /// At servers.
+    Fleet(Box<Fleet>),
+}
+
+impl Reached {
+    /// All but the home.
+    pub(super) fn parts(&self) -> &Parts {
+        match self {
+            Self::Embedded(app) => app,
+            Self::Fleet(fleet) => fleet,
+        }
+    }
+}
 
 /// What every command has at hand.
 #[derive(Debug)]
@@ -62,6 +80,15 @@ impl Context {
         let looks = telemetry::Looks { is_terminal: self.aside.is_terminal, is_coloured: self.aside.is_coloured };
         telemetry::start(&told, looks).map_err(|error| Stop::internal(error.to_string()))?;
         Ok(loaded)
+    }
+
+    /// The home that the configuration names, for who hands in.
+    pub(super) fn reach(&self) -> Result<Reached, Stop> {
+        let loaded = self.load_quietly()?;
+        if loaded.settings.is_fleet() {
+            return Ok(Reached::Fleet(Box::new(Fleet::client(loaded)?)));
+        }
+        Ok(Reached::Embedded(Box::new(App::open(loaded)?)))
     }
 
     /// Everything a command works with, opened.

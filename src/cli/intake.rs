@@ -13,7 +13,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    app::{App, packages::Inspection},
+    app::{App, Parts, packages::Inspection},
     clock,
     domain::{
         failure::Failure,
@@ -136,7 +136,7 @@ fn lines(place: &str, bytes: Vec<u8>) -> Vec<Text> {
 }
 
 /// Decodes a job. Without an id, or with `is_new`, it gets a new one.
-pub(super) fn decode(app: &App, text: &Text, is_new: bool) -> Result<Job, Box<Refused>> {
+pub(super) fn decode(app: &Parts, text: &Text, is_new: bool) -> Result<Job, Box<Refused>> {
     let most = app.loaded.settings.jobs.max_size.0;
     let told = Told::of(&text.bytes);
     let length = u64::try_from(text.bytes.len()).unwrap_or(u64::MAX);
@@ -201,7 +201,7 @@ fn refused(job: &Job, code: &str, exit: Exit, problem: Problem) -> Box<Refused> 
 
 /// Checks everything about a job that can be checked without calling the service: account, credential, sink, source,
 /// package. Reads the whole package.
-pub(super) async fn check(app: &App, job: Job) -> Result<Checked, Box<Refused>> {
+pub(super) async fn check(app: &Parts, job: Job) -> Result<Checked, Box<Refused>> {
     check_account(app, &job)?;
     // ORDER: the hash is taken before anything is sealed; the same job handed in again has the same.
     let hash = job.content_hash();
@@ -219,7 +219,7 @@ pub(super) async fn check(app: &App, job: Job) -> Result<Checked, Box<Refused>> 
     Ok(Checked { job, hash, facts, warnings })
 }
 
-fn check_account(app: &App, job: &Job) -> Result<(), Box<Refused>> {
+fn check_account(app: &Parts, job: &Job) -> Result<(), Box<Refused>> {
     if !app.loaded.settings.accounts.contains_key(&job.account) {
         let mut problem = unknown_account(&app.loaded, job.account.as_str());
         if let Some(first) = problem.what.first_mut() {
@@ -234,7 +234,11 @@ fn check_account(app: &App, job: &Job) -> Result<(), Box<Refused>> {
     })
 }
 
-async fn check_package(app: &App, job: &Job, work: &Work) -> Result<(Option<PackageFacts>, Vec<String>), Box<Refused>> {
+async fn check_package(
+    app: &Parts,
+    job: &Job,
+    work: &Work,
+) -> Result<(Option<PackageFacts>, Vec<String>), Box<Refused>> {
     let Some(package) = &work.package else { return Ok((None, Vec::new())) };
     let unreadable = |failure: &Failure| {
         let next = "name a package that can be read: file:///… below [sources] roots, or https: from [sources] hosts";

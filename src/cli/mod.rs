@@ -13,6 +13,7 @@ mod dead_letter;
 mod demo;
 mod doctor;
 mod ending;
+mod fleet;
 mod intake;
 mod job;
 mod job_show;

@@ -112,7 +112,7 @@ fn events() -> Value {
             "id": { "type": "string", "format": "uuid", "description": "Deterministic: keep the first of an id." },
             "source": { "type": "string", "description": "/accounts/<account>" },
             "type": { "type": "string", "pattern": "^dev\\.longshore\\.job\\.[a-z-]+\\.v1$" },
-            "subject": { "type": "string", "description": "The job's id." },
+            "subject": { "type": "string", "description": "The job's id; of a refused event the message's." },
             "time": { "type": "string", "format": "date-time" },
             "sequence": { "type": "string", "description": "generation.step.try.n, padded with zeros." },
             "datacontenttype": { "const": "application/json" },

@@ -19,7 +19,7 @@ use super::{
     submit::{self, Wishes},
 };
 use crate::{
-    app::App,
+    app::Parts,
     clock,
     domain::{
         ids::{AccountName, Sha256},
@@ -72,7 +72,8 @@ fn deadline(text: &str) -> Result<String, String> {
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
+    let home = context.reach()?;
+    let app = home.parts();
     let account = arguments.account.of(&app.loaded)?;
     let mut names = BTreeSet::new();
     let mut jobs = Vec::new();
@@ -84,11 +85,11 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
                 .next("put {file} into --product-name, or sign them one after the other");
             return Err(Stop::input(problem));
         }
-        let text = job(&app, &account, &arguments, file, &name).await?;
-        jobs.push(intake::decode(&app, &text, arguments.new));
+        let text = job(app, &account, &arguments, file, &name).await?;
+        jobs.push(intake::decode(app, &text, arguments.new));
     }
     let wishes = Wishes { wait: !arguments.no_wait, retries: false, is_dry: false };
-    submit::hand_in(context, &app, jobs, wishes).await
+    submit::to(context, &home, jobs, wishes).await
 }
 
 fn stem(file: &Path) -> String {
@@ -97,7 +98,7 @@ fn stem(file: &Path) -> String {
 
 /// The job that a person would write for this package.
 async fn job(
-    app: &App,
+    app: &Parts,
     account: &AccountName,
     arguments: &Arguments,
     file: &Path,

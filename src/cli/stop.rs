@@ -12,7 +12,7 @@ use crate::{
         ids::CorrelationId,
     },
     embedded,
-    engine::ports::SignIn,
+    engine::ports::{SignIn, Unavailable},
 };
 
 /// The end of a command that got so far.
@@ -101,6 +101,13 @@ impl From<app::Error> for Stop {
             }
             app::Error::Metrics(why) => Self::internal(why),
         }
+    }
+}
+
+impl From<Unavailable> for Stop {
+    fn from(down: Unavailable) -> Self {
+        let problem = Problem::new(format!("the {} cannot be used", down.what)).what(down.why);
+        Self::new(Exit::Unavailable, problem.next("look at it, and at [home] in the configuration; then try again"))
     }
 }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use clap::Args;
 
 use super::{
-    context::Context,
+    context::{Context, Reached},
     exit::Exit,
+    fleet,
     intake::{self, Checked, Refused, Taken},
     output::{Form, Mark, Paint, size},
     result::JobResult,
@@ -63,11 +64,11 @@ enum Item {
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
+    let home = context.reach()?;
     let texts = intake::read(&arguments.files)?;
-    let jobs = texts.iter().map(|text| intake::decode(&app, text, arguments.new)).collect();
+    let jobs = texts.iter().map(|text| intake::decode(home.parts(), text, arguments.new)).collect();
     let wishes = Wishes { wait: arguments.wait, retries: arguments.retry_failed, is_dry: arguments.dry_run };
-    hand_in(context, &app, jobs, wishes).await
+    to(context, &home, jobs, wishes).await
 }
 
 /// What is to be done with the jobs.
@@ -81,13 +82,21 @@ pub(super) struct Wishes {
     pub(super) is_dry: bool,
 }
 
-/// Checks and accepts the jobs, and follows them when asked.
-pub(super) async fn hand_in(
+/// Hands the jobs to whatever home there is.
+pub(super) async fn to(
     context: &mut Context,
-    app: &App,
+    home: &Reached,
     jobs: Vec<Result<Job, Box<Refused>>>,
     wishes: Wishes,
 ) -> Outcome {
+    match home {
+        Reached::Embedded(app) => hand_in(context, app, jobs, wishes).await,
+        Reached::Fleet(fleet) => fleet::hand_in(context, fleet, jobs, wishes).await,
+    }
+}
+
+/// Checks and accepts the jobs, and follows them when asked.
+async fn hand_in(context: &mut Context, app: &App, jobs: Vec<Result<Job, Box<Refused>>>, wishes: Wishes) -> Outcome {
     let mut items = Vec::new();
     for job in jobs {
         let item = match job {
@@ -192,38 +201,51 @@ async fn again(app: &App, view: Box<JobView>, retries: bool) -> Result<Item, Sto
 }
 
 async fn print(context: &mut Context, app: &App, item: &Item) -> Result<(), Stop> {
-    if context.form() != Form::Table {
-        return match item {
-            Item::Refused(refused) => {
-                eprint!("{}", refused.problem.render(&context.aside));
-                Ok(context.out.line(&refused.result)?)
-            }
-            Item::Checked(checked) => Ok(context.out.line(&valid(checked))?),
-            Item::Accepted { first, .. } => Ok(context.out.line(first)?),
-            Item::Known { view } => {
-                suggest_retry(context, app, view).await?;
-                Ok(context.out.line(&JobResult::of(view))?)
-            }
-        };
-    }
-    let (mark, paint, text) = match item {
-        Item::Refused(refused) => {
-            eprint!("{}", refused.problem.render(&context.aside));
-            return Ok(());
-        }
-        Item::Checked(checked) => (Mark::Done, Paint::Good, described(checked)),
-        Item::Accepted { key, first } => {
-            for warning in &first.warnings {
-                context.remark(&format!("{}: {warning}", key.id));
-            }
-            (Mark::Done, Paint::Good, format!("{} · {} · accepted", key.id, key.account))
-        }
+    match item {
+        Item::Refused(refused) => print_refused(context, refused),
+        Item::Checked(checked) => print_checked(context, checked),
+        Item::Accepted { key, first } => print_accepted(context, key, first),
         Item::Known { view } => {
             suggest_retry(context, app, view).await?;
-            return print_result(context, view);
+            if context.form() == Form::Table {
+                return print_result(context, view);
+            }
+            Ok(context.out.line(&JobResult::of(view))?)
         }
-    };
-    let line = format!("{} {}\n", context.style.mark(mark), context.style.paint(paint, &context.style.text(&text)));
+    }
+}
+
+/// A job that was not accepted: for people why, for programs the same object as for all.
+pub(super) fn print_refused(context: &mut Context, refused: &Refused) -> Result<(), Stop> {
+    eprint!("{}", refused.problem.render(&context.aside));
+    if context.form() == Form::Table {
+        return Ok(());
+    }
+    Ok(context.out.line(&refused.result)?)
+}
+
+/// A job that is well, and was not sent.
+pub(super) fn print_checked(context: &mut Context, checked: &Checked) -> Result<(), Stop> {
+    if context.form() == Form::Table {
+        return print_done(context, &described(checked));
+    }
+    Ok(context.out.line(&valid(checked))?)
+}
+
+/// A job that was accepted just now.
+pub(super) fn print_accepted(context: &mut Context, key: &JobKey, first: &JobResult) -> Result<(), Stop> {
+    if context.form() != Form::Table {
+        return Ok(context.out.line(first)?);
+    }
+    for warning in &first.warnings {
+        context.remark(&format!("{}: {warning}", key.id));
+    }
+    print_done(context, &format!("{} · {} · accepted", key.id, key.account))
+}
+
+fn print_done(context: &mut Context, text: &str) -> Result<(), Stop> {
+    let style = context.style;
+    let line = format!("{} {}\n", style.mark(Mark::Done), style.paint(Paint::Good, &style.text(text)));
     Ok(context.out.text(&line)?)
 }
 

@@ -272,7 +272,7 @@ pub(super) fn exit_of(view: &JobView, watch: &Watch, left: Left) -> Exit {
 }
 
 /// The rows on the screen.
-struct Screen {
+pub(super) struct Screen {
     rows: Option<Rows>,
     shown: BTreeMap<JobKey, Shown>,
     is_single: bool,
@@ -289,7 +289,7 @@ struct Shown {
 }
 
 impl Screen {
-    fn new(context: &Context, jobs: usize) -> Self {
+    pub(super) fn new(context: &Context, jobs: usize) -> Self {
         // Rows for people only: a script that reads JSON wants a quiet stderr.
         let is_shown = context.form() == Form::Table || std::io::stderr().is_terminal();
         Self {
@@ -317,7 +317,7 @@ impl Screen {
         }))
     }
 
-    fn event(&mut self, event: &Event) {
+    pub(super) fn event(&mut self, event: &Event) {
         let Some(told) = tell(event) else { return };
         let is_single = self.is_single;
         let rows = self.rows.clone();

@@ -129,6 +129,22 @@ impl Event {
         }
     }
 
+    /// What there is to say, with the producer's own notes.
+    #[must_use]
+    pub fn payload(&self) -> Value {
+        let mut data = self.data.clone();
+        if let Some(members) = data.as_object_mut().filter(|_| !self.labels.is_empty()) {
+            members.insert("labels".to_owned(), json!(self.labels));
+        }
+        data
+    }
+
+    /// What it speaks of: the job; a `refused` event of a message, which never is a job's end.
+    fn subject(&self) -> &str {
+        let message = self.data.get("message_id").and_then(Value::as_str).filter(|_| self.name == Name::Refused);
+        message.unwrap_or(self.job.id.as_str())
+    }
+
     /// The CloudEvents envelope in structured mode.
     #[must_use]
     pub fn cloud_event(&self) -> Value {
@@ -137,11 +153,11 @@ impl Event {
             "id": self.id,
             "source": format!("/accounts/{}", self.job.account),
             "type": format!("dev.longshore.job.{}.v1", self.name),
-            "subject": self.job.id,
+            "subject": self.subject(),
             "time": self.time.timestamp(),
             "sequence": self.sequence,
             "datacontenttype": "application/json",
-            "data": self.data,
+            "data": self.payload(),
         })
     }
 }

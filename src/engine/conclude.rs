@@ -77,8 +77,7 @@ impl<P: Ports> Claimed<'_, P> {
         if self.ticket().place.r#try > 0 || self.step() != Step::Preflight {
             return Vec::new();
         }
-        let labels = json!({ "labels": self.ticket().job.labels });
-        vec![self.event(Name::Accepted, n::ACCEPTED, labels), self.event(Name::Started, n::STARTED, json!({}))]
+        vec![self.event(Name::Accepted, n::ACCEPTED, json!({})), self.event(Name::Started, n::STARTED, json!({}))]
     }
 
     fn done(&self, result: StepResult) -> Settlement {
@@ -427,8 +426,15 @@ fn next_step(class: Class, id: &str) -> String {
 }
 
 /// The event of a message that never became a job, or brought other content under a job's id.
-pub(super) fn refused_event(ticket: &Ticket, now: Moment, problem: &str) -> Event {
-    let mut event = Event::of(ticket, Name::Refused, 0, now, json!({ "message": problem }));
+pub(super) fn refused_event(
+    ticket: &Ticket,
+    message_id: Option<&str>,
+    (class, problem): (Class, &str),
+    now: Moment,
+) -> Event {
+    let message_id = message_id.map_or_else(|| ticket.hash.to_string(), ToOwned::to_owned);
+    let data = json!({ "class": class, "message": problem, "message_id": message_id, "job": ticket.job.id });
+    let mut event = Event::of(ticket, Name::Refused, 0, now, data);
     let Place { generation, .. } = ticket.place;
     event.id = ticket.key().uuid(&[&generation.to_string(), "refused", &ticket.hash.to_string()]);
     event

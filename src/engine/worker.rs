@@ -155,12 +155,12 @@ impl<P: Ports> Worker<P> {
         received: &Received<Delivery<P>>,
     ) -> Result<Claiming<'a, P>, Unavailable> {
         let ticket = &taken.ticket;
-        let key = ticket.key();
+        let (key, message_id) = (ticket.key(), received.message_id.as_deref());
         if let Some(problem) = self.settings.admission.refuse(ticket) {
             return Ok(Claiming::Settle(Box::new(refused(
                 taken,
-                Class::NotAllowed,
-                &problem,
+                message_id,
+                (Class::NotAllowed, &problem),
                 self.ports.clock().wall(),
             ))));
         }
@@ -181,7 +181,12 @@ impl<P: Ports> Worker<P> {
             match claim::claim(&loaded, &arrival, claimant, &self.settings.claim) {
                 Claim::OtherContent => {
                     let problem = format!("job {key} exists with other content; take another id, or --new");
-                    return Ok(Claiming::Settle(Box::new(refused(taken, Class::OtherContent, &problem, loaded.now))));
+                    return Ok(Claiming::Settle(Box::new(refused(
+                        taken,
+                        message_id,
+                        (Class::OtherContent, &problem),
+                        loaded.now,
+                    ))));
                 }
                 Claim::Ended { end, is_before } => {
                     let entry = Entry::EndAgain { end: Box::new(end), set_aside: !is_before };
@@ -283,7 +288,7 @@ impl<P: Ports> Worker<P> {
 }
 
 /// A job that is not let in: nothing is done for it, a `refused` event tells why, and a person may look at it.
-fn refused(taken: &Taken, class: Class, problem: &str, now: Moment) -> Settlement {
+fn refused(taken: &Taken, message_id: Option<&str>, (class, problem): (Class, &str), now: Moment) -> Settlement {
     let ticket = &taken.ticket;
     let aside = SetAside {
         job: Some(ticket.key()),
@@ -292,7 +297,7 @@ fn refused(taken: &Taken, class: Class, problem: &str, now: Moment) -> Settlemen
         message: problem.to_owned(),
         body: serde_json::to_string(&ticket.job).unwrap_or_default(),
     };
-    let events = vec![refused_event(ticket, now, problem)];
+    let events = vec![refused_event(ticket, message_id, (class, problem), now)];
     let received = Some(Box::new(ticket.clone()));
     let next = Next::SetAside(Box::new(aside));
     Settlement { received, claimant: None, entry: Entry::Nothing, events, next }

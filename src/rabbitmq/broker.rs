@@ -128,7 +128,11 @@ impl Rabbit {
     /// [`Unavailable`]: it may have been handed in all the same; the same job again is the same job.
     pub async fn submit(&self, job: &Job, body: Vec<u8>) -> Result<(), Unavailable> {
         let properties = message::properties("longshore.job", Headers::default());
-        let properties = properties.with_message_id(job.id.to_string().into());
+        let mut properties = properties.with_message_id(job.id.to_string().into());
+        if let Some(user) = self.user() {
+            // The broker verifies it; without it nobody knows who asks.
+            properties = properties.with_user_id(user.into());
+        }
         let key = job_key(job.kind, job.bulk);
         self.session()?.publish(Outgoing { exchange: self.names().jobs(), key, body, properties }).await
     }

@@ -7,10 +7,13 @@ use lapin::{
 };
 
 use super::names::Lane;
+use serde_json::Value;
+
 use crate::{
     clock,
     domain::{
         event::{End, Event},
+        ids::{AccountName, JobId, JobKey},
         settlement::SetAside,
         step::Kind,
         time::Moment,
@@ -66,7 +69,30 @@ pub(super) fn of_event(event: &Event, exchange: String, key: String) -> Outgoing
     }
     let kind = format!("dev.longshore.job.{}.v1", event.name);
     let properties = properties(&kind, headers).with_message_id(event.id.to_string().into());
-    Outgoing { exchange, key, body: event.data.to_string().into_bytes(), properties }
+    Outgoing { exchange, key, body: event.payload().to_string().into_bytes(), properties }
+}
+
+/// An event as it comes from the exchange; none for what is not one of ours.
+pub(super) fn read_event(delivery: &Delivery) -> Option<Event> {
+    let text = |name: &str| header(delivery, name);
+    let name = text("ce-type")?.strip_prefix("dev.longshore.job.")?.strip_suffix(".v1")?.to_owned();
+    let account = AccountName::parse(text("ce-source")?.strip_prefix("/accounts/")?).ok()?;
+    let data: Value = serde_json::from_slice(&delivery.data).ok()?;
+    let subject = text("ce-subject")?;
+    let id = data.get("job").and_then(Value::as_str).filter(|_| name == "refused").unwrap_or(&subject);
+    let mut key = delivery.routing_key.as_str().splitn(5, '.');
+    let (kind, topic) = (key.nth(2)?.parse().ok()?, key.nth(1)?);
+    Some(Event {
+        id: text("ce-id")?.parse().ok()?,
+        name: serde_json::from_value(name.into()).ok()?,
+        job: JobKey { account, id: JobId::parse(id).ok()? },
+        kind,
+        sequence: text("ce-sequence")?,
+        time: text("ce-time")?.parse::<jiff::Timestamp>().ok()?.into(),
+        topic: serde_json::from_value(topic.into()).ok()?,
+        labels: data.get("labels").and_then(|labels| serde_json::from_value(labels.clone()).ok()).unwrap_or_default(),
+        data,
+    })
 }
 
 /// An ended job's ticket, with its end: what a retry starts from.

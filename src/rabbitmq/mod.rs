@@ -8,6 +8,7 @@
 //! folder names `lapin`.
 
 mod broker;
+mod follow;
 mod letters;
 mod message;
 mod names;
@@ -35,6 +36,7 @@ use crate::{
 };
 
 pub use self::{
+    follow::{Error as FollowError, Follow},
     letters::{Error as LettersError, Letters, Shelf},
     message::FORM,
     names::{Lane, Names, job_key},
@@ -272,6 +274,17 @@ impl Rabbit {
         let mut state = self.inner.session.subscribe();
         // The sender lives as long as `self`.
         drop(state.wait_for(|state| matches!(state, State::Up(_))).await);
+    }
+
+    /// Waits until the broker is there, but not for ever.
+    ///
+    /// # Errors
+    /// [`Unavailable`] says what went wrong last.
+    pub async fn ready_within(&self, longest: Duration) -> Result<(), Unavailable> {
+        if tokio::time::timeout(longest, self.ready()).await.is_ok() {
+            return Ok(());
+        }
+        self.session().map(|_| ())
     }
 
     /// Waits until the connections are gone.

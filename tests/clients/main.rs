@@ -9,7 +9,9 @@
     reason = "a test fails by them"
 )]
 
+mod fleet;
 mod python;
+mod submit;
 
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;

@@ -1,31 +1,13 @@
 //! Producers in Python.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::Arc,
 };
 
-use longshore::{
-    domain::step::Kind,
-    rabbitmq::{Names, topology},
-};
 use serde_json::{Value, json};
 
-use crate::{
-    run_folder,
-    servers::{self, RabbitMq, Redis},
-    world::{World, until},
-};
-
-/// A fleet: private servers, the sandbox, and a configuration for workers.
-struct Fleet {
-    world: World,
-    broker: Arc<RabbitMq>,
-    _redis: Redis,
-    prefix: String,
-}
+use crate::{fleet::Fleet, servers, world::until};
 
 /// The interpreter that has pika; none when it is missing, told aloud.
 fn python() -> Option<PathBuf> {
@@ -46,38 +28,6 @@ fn python() -> Option<PathBuf> {
 }
 
 impl Fleet {
-    fn new(prefix: &str, producers: &[&str]) -> Self {
-        let world = World::new();
-        let broker = RabbitMq::shared(&run_folder::root().join(format!("rabbitmq-{}", std::process::id())));
-        let redis = Redis::start(&world.path("redis"));
-        std::fs::write(world.path("broker-url"), broker.url()).unwrap();
-        std::fs::write(world.path("redis-url"), redis.url()).unwrap();
-        let key = world.path("seal-key");
-        longshore::seal::Keyring::generate_file(&key).unwrap();
-        run_folder::by_design(&key).unwrap();
-        let more = format!(
-            "[home]\nbroker = \"file:broker-url\"\nstore = \"file:redis-url\"\n[topology]\nprefix = \"{prefix}\"\n\
-             [security]\nkeys = [\"file:seal-key\"]\n[accounts.contoso]\nproducers = {}\n",
-            json!(producers),
-        );
-        std::fs::write(world.path("more.toml"), more).unwrap();
-        let fleet = Self { world, broker, _redis: redis, prefix: prefix.to_owned() };
-        fleet.declare();
-        fleet
-    }
-
-    fn declare(&self) {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let url = self.broker.url();
-            let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
-            let objects = topology::objects(&Names::new(&self.prefix), &BTreeSet::from(Kind::ALL));
-            for (object, found) in topology::declare(&connection, &objects).await.unwrap() {
-                assert_eq!(found, topology::Found::Well, "{}", object.name());
-            }
-        });
-    }
-
     /// Runs the producer with this job; its events, and how it ended.
     fn produce(&self, python: &Path, job: &Value, flags: &[&str]) -> (Vec<Value>, Output) {
         let file = self.world.path(&format!("{}.json", job["id"].as_str().unwrap()));
