@@ -82,6 +82,12 @@ impl Fleet {
         self.home.broker()
     }
 
+    /// The memory.
+    #[must_use]
+    pub fn memory(&self) -> &Store {
+        self.home.memory()
+    }
+
     /// The user that we are at the broker.
     #[must_use]
     pub fn user(&self) -> Option<String> {

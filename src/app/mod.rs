@@ -2,6 +2,7 @@
 
 mod clock;
 pub mod desk;
+pub mod drawer;
 pub mod fleet;
 pub mod identity;
 pub mod keys;

@@ -1,29 +1,38 @@
 //! `longshore dead-letter`: what was set aside, for a person to decide.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
     arguments::OnlyAccount,
-    context::Context,
+    context::{Context, Reached},
     exit::Exit,
     intake, job,
     output::{Column, Form, Paint, Problem, Table},
+    result::JobResult,
     stop::{Outcome, Stop},
+    submit,
     text::Put as _,
 };
 use crate::{
-    app::App,
+    app::drawer::Drawer,
     clock,
     domain::{
         adopt,
+        dead_letter::{DeadLetter, DeadLetters},
         event::{Class, Reason},
-        ids::JobId,
+        ids::{JobId, JobKey},
         step::Step,
         ticket::Ticket,
     },
-    embedded::{DeadLetter, DeadLetters, Replayed},
+    embedded::Replayed,
+    rabbitmq::Shelf,
 };
+
+/// So many are looked at for one command at most.
+const MOST: u32 = 10_000;
 
 /// Lists, shows, replays and discards what was set aside for a person.
 ///
@@ -43,10 +52,7 @@ enum Verb {
     /// Example: longshore dead-letter show nic-4711
     Show(Named),
     Replay(Replay),
-    /// Throws a dead letter away for good; its job keeps its end
-    ///
-    /// Example: longshore dead-letter discard nic-4711
-    Discard(Named),
+    Discard(Discard),
 }
 
 /// Lists dead letters, the newest first.
@@ -59,6 +65,26 @@ struct List {
     class: Option<Class>,
     #[command(flatten)]
     of: OnlyAccount,
+    /// Counts them by what they have in common, in place of a list
+    #[arg(long)]
+    counts: bool,
+    #[command(flatten)]
+    shelf: From,
+}
+
+/// Where to look, in a fleet.
+#[derive(Debug, Args)]
+struct From {
+    /// In a fleet: what was set aside (dead), or what had no route at the broker (unrouted)
+    #[arg(long, value_name = "QUEUE", value_enum, default_value = "dead")]
+    from: Queue,
+}
+
+/// The two queues of a fleet that wait for a person.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Queue {
+    Dead,
+    Unrouted,
 }
 
 /// One dead letter.
@@ -68,18 +94,43 @@ struct Named {
     letter: String,
 }
 
-/// Runs a dead letter again: its job goes on one generation later.
+/// Several dead letters.
+#[derive(Debug, Args)]
+struct Several {
+    /// Their jobs, ID or ACCOUNT/ID, or their numbers, also as #NUMBER
+    #[arg(value_name = "LETTER", required_unless_present = "class")]
+    letters: Vec<String>,
+    /// All of this class
+    #[arg(long, value_name = "CLASS", value_parser = class, conflicts_with = "letters")]
+    class: Option<Class>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    shelf: From,
+}
+
+/// Throws dead letters away for good; their jobs keep their ends.
+///
+/// Example: longshore dead-letter discard nic-4711
+#[derive(Debug, Args)]
+struct Discard {
+    #[command(flatten)]
+    several: Several,
+}
+
+/// Runs dead letters again: each job goes on one generation later.
 ///
 /// Example: longshore dead-letter replay nic-4711 --create-again
 #[derive(Debug, Args)]
 struct Replay {
     #[command(flatten)]
-    named: Named,
+    several: Several,
     /// The candidate with this id is the job's own: go on with it
-    #[arg(long, value_name = "RESOURCE", conflicts_with = "create_again")]
+    #[arg(long, value_name = "RESOURCE", conflicts_with_all = ["create_again", "class"])]
     adopt: Option<u64>,
     /// None of the candidates is the job's own: make another
-    #[arg(long)]
+    #[arg(long, conflicts_with = "class")]
     create_again: bool,
 }
 
@@ -92,61 +143,151 @@ fn class(text: &str) -> Result<Class, String> {
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
-    match arguments.verb {
-        Verb::List(list) => run_list(context, &app, list).await,
+    let reached = context.reach()?;
+    let from = match &arguments.verb {
+        Verb::List(list) => list.shelf.from,
+        Verb::Show(_) => Queue::Dead,
+        Verb::Replay(replay) => replay.several.shelf.from,
+        Verb::Discard(discard) => discard.several.shelf.from,
+    };
+    let mut home = Home::open(&reached, from).await?;
+    let done = act(context, &mut home, arguments.verb).await;
+    home.drawer.close().await;
+    done
+}
+
+async fn act(context: &mut Context, home: &mut Home<'_>, verb: Verb) -> Outcome {
+    match verb {
+        Verb::List(list) => run_list(context, home, list).await,
         Verb::Show(named) => {
-            let letter = find(&app, &named.letter).await?;
-            let name = name(&app, &letter).await?;
+            let letter = home.find(&named.letter).await?;
+            let name = home.name(&letter).await?;
             show(context, &letter, &name)
         }
         Verb::Replay(replay) => {
-            let letter = find(&app, &replay.named.letter).await?;
-            run_replay(context, &app, letter, &replay).await
+            let mut codes = Vec::new();
+            for letter in home.several(&replay.several).await? {
+                codes.push(run_replay(context, home, letter, &replay).await);
+            }
+            summed(context, codes)
         }
-        Verb::Discard(named) => {
-            let letter = find(&app, &named.letter).await?;
-            let name = name(&app, &letter).await?;
-            app.home.discard(letter.id).await?;
-            context.remark(&format!("discarded {name}; its job, if it has one, keeps its end"));
+        Verb::Discard(discard) => {
+            for letter in home.several(&discard.several).await? {
+                let name = home.name(&letter).await?;
+                if discard.several.dry_run {
+                    context.remark(&format!("would discard {name} ({}, {})", letter.class, letter.message));
+                    continue;
+                }
+                home.drawer.discard(letter.id).await?;
+                context.remark(&format!("discarded {name}; its job, if it has one, keeps its end"));
+            }
             Ok(Exit::Done)
         }
     }
 }
 
-/// What names it on the command line.
-async fn name(app: &App, letter: &DeadLetter) -> Result<String, Stop> {
-    match &letter.job {
-        Some(job) => intake::name_of(app, job).await,
-        None => Ok(letter.id.to_string()),
+/// One letter: its own end. Several: every problem is told, and 1 when some did not go well.
+fn summed(context: &Context, mut outcomes: Vec<Outcome>) -> Outcome {
+    if outcomes.len() < 2 {
+        return outcomes.pop().unwrap_or(Ok(Exit::Done));
     }
+    let codes: Vec<Exit> =
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|stop| context.tell(stop))).collect();
+    Ok(submit::summed(&codes))
 }
 
-/// By job, or by number: a job's id may be all digits, so the job comes first, and `#12` is a number for sure.
-async fn find(app: &App, named: &str) -> Result<DeadLetter, Stop> {
-    let number = named.strip_prefix('#').unwrap_or(named).parse::<u64>().ok();
-    let is_job = named.contains('/') || JobId::parse(named).is_ok();
-    if is_job && let Ok(key) = intake::find(app, named).await {
-        let filter = DeadLetters { job: Some(key), limit: 1, ..DeadLetters::default() };
-        if let Some(letter) = app.home.dead_letters(filter).await?.pop() {
-            return Ok(letter);
+/// The home that was reached, its drawer open.
+struct Home<'a> {
+    reached: &'a Reached,
+    drawer: Drawer<'a>,
+}
+
+impl<'a> Home<'a> {
+    async fn open(reached: &'a Reached, from: Queue) -> Result<Self, Stop> {
+        let drawer = match (reached, from) {
+            (Reached::Embedded(app), Queue::Dead) => Drawer::File(&app.home),
+            (Reached::Embedded(_), Queue::Unrouted) => {
+                let problem = Problem::new("this home has no messages without a route: it has no broker");
+                return Err(Stop::input(problem.next("longshore dead-letter list")));
+            }
+            (Reached::Fleet(fleet), Queue::Dead) => Drawer::of_fleet(fleet, Shelf::SetAside).await?,
+            (Reached::Fleet(fleet), Queue::Unrouted) => Drawer::of_fleet(fleet, Shelf::Unrouted).await?,
+        };
+        Ok(Self { reached, drawer })
+    }
+
+    /// What names it on the command line.
+    async fn name(&self, letter: &DeadLetter) -> Result<String, Stop> {
+        match (&letter.job, self.reached) {
+            (Some(job), Reached::Embedded(app)) => intake::name_of(app, job).await,
+            (Some(job), Reached::Fleet(_)) => Ok(job.to_string()),
+            (None, _) => Ok(format!("#{}", letter.id)),
         }
     }
-    if let Some(number) = number
-        && let Some(letter) = app.home.dead_letter(number).await?
-    {
-        return Ok(letter);
+
+    /// By job, or by number: a job's id may be all digits, so the job comes first, and `#12` is a number for sure.
+    async fn find(&self, named: &str) -> Result<DeadLetter, Stop> {
+        let number = named.strip_prefix('#').unwrap_or(named).parse::<u64>().ok();
+        for job in self.jobs(named).await {
+            let filter = DeadLetters { job: Some(job), limit: 1, ..DeadLetters::default() };
+            if let Some(letter) = self.drawer.list(filter).await?.pop() {
+                return Ok(letter);
+            }
+        }
+        if let Some(number) = number
+            && let Some(letter) = self.drawer.numbered(number).await?
+        {
+            return Ok(letter);
+        }
+        let problem = Problem::new(format!("{named} has no dead letter"));
+        Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list")))
     }
-    let problem = Problem::new(format!("{named} has no dead letter"));
-    Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list")))
+
+    /// The jobs that may be meant.
+    async fn jobs(&self, named: &str) -> Vec<JobKey> {
+        if named.contains('/') {
+            return JobKey::parse(named).into_iter().collect();
+        }
+        let Ok(id) = JobId::parse(named) else { return Vec::new() };
+        match self.reached {
+            Reached::Embedded(app) => intake::find(app, named).await.into_iter().collect(),
+            Reached::Fleet(fleet) => {
+                let accounts = fleet.loaded.settings.accounts.keys();
+                accounts.map(|account| JobKey { account: account.clone(), id: id.clone() }).collect()
+            }
+        }
+    }
+
+    async fn several(&self, several: &Several) -> Result<Vec<DeadLetter>, Stop> {
+        let Some(class) = several.class else {
+            let mut letters = Vec::new();
+            for named in &several.letters {
+                letters.push(self.find(named).await?);
+            }
+            return Ok(letters);
+        };
+        let filter = DeadLetters { class: Some(class), limit: MOST, ..DeadLetters::default() };
+        let letters = self.drawer.list(filter).await?;
+        if letters.is_empty() {
+            let problem = Problem::new(format!("there is no dead letter of class {class}"));
+            return Err(Stop::new(Exit::NotFound, problem.next("longshore dead-letter list --counts")));
+        }
+        Ok(letters)
+    }
 }
 
-async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
-    let filter =
-        DeadLetters { class: list.class, account: list.of.account.clone(), limit: 1_000, ..DeadLetters::default() };
-    let letters = app.home.dead_letters(filter).await?;
-    if letters.is_empty() {
+async fn run_list(context: &mut Context, home: &Home<'_>, list: List) -> Outcome {
+    let limit = if list.counts { MOST } else { 1_000 };
+    let filter = DeadLetters { class: list.class, account: list.of.account.clone(), limit, ..DeadLetters::default() };
+    let letters = home.drawer.list(filter).await?;
+    if let (true, Reached::Embedded(app)) = (letters.is_empty(), home.reached) {
         list.of.known(app).await?;
+    }
+    if home.drawer.has_more() {
+        context.remark("these are the oldest 10,000; more lie behind them");
+    }
+    if list.counts {
+        return counts(context, &letters);
     }
     match context.form() {
         Form::Json => {
@@ -177,6 +318,40 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
                     (letter.class.to_string(), Some(Paint::Bad)),
                     (job::age(now.since(letter.at)), Some(Paint::Dim)),
                     (letter.message.clone(), None),
+                ]);
+            }
+            let text = table.render(&context.style);
+            context.out.text(&text)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// How many there are of each class and fingerprint, most first.
+fn counts(context: &mut Context, letters: &[DeadLetter]) -> Outcome {
+    let mut counted: BTreeMap<(Class, &str), u64> = BTreeMap::new();
+    for letter in letters {
+        *counted.entry((letter.class, letter.fingerprint.as_str())).or_default() += 1;
+    }
+    let mut counted: Vec<_> = counted.into_iter().collect();
+    counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let row = |((class, fingerprint), count): &((Class, &str), u64)| json!({ "schema": 1, "class": class, "fingerprint": fingerprint, "count": count });
+    match context.form() {
+        Form::Json => context.out.document(&json!({ "counts": counted.iter().map(row).collect::<Vec<_>>() }))?,
+        Form::Ndjson => {
+            for line in &counted {
+                context.out.line(&row(line))?;
+            }
+        }
+        Form::Table => {
+            let columns =
+                [Column::whole("COUNT").number(), Column::whole("CLASS"), Column::new("FINGERPRINT").leaves(1)];
+            let mut table = Table::new(&columns, "no dead letters: nothing waits for a person");
+            for ((class, fingerprint), count) in &counted {
+                table.painted_row([
+                    (count.to_string(), None),
+                    (class.to_string(), Some(Paint::Bad)),
+                    ((*fingerprint).to_owned(), None),
                 ]);
             }
             let text = table.render(&context.style);
@@ -252,8 +427,8 @@ fn show(context: &mut Context, letter: &DeadLetter, name: &str) -> Outcome {
     Ok(Exit::Done)
 }
 
-async fn run_replay(context: &mut Context, app: &App, letter: DeadLetter, wish: &Replay) -> Outcome {
-    let name = name(app, &letter).await?;
+async fn run_replay(context: &mut Context, home: &mut Home<'_>, letter: DeadLetter, wish: &Replay) -> Outcome {
+    let name = home.name(&letter).await?;
     let step = reason(&letter).and_then(|reason| reason.step);
     let candidates: Vec<u64> =
         reason(&letter).into_iter().flat_map(|reason| &reason.candidates).filter_map(|c| c.id.parse().ok()).collect();
@@ -279,8 +454,20 @@ async fn run_replay(context: &mut Context, app: &App, letter: DeadLetter, wish: 
         Some((None, step)) => ticket.progress.not_ours.entry(step).or_default().extend(candidates),
         None => {}
     };
-    match app.home.replay_letter(letter.id, edit).await? {
-        Replayed::Ticket(ticket) => job::print_going(context, app, &ticket.key()).await,
+    if wish.several.dry_run {
+        context.remark(&format!("would replay {name} ({}, {})", letter.class, letter.message));
+        return Ok(Exit::Done);
+    }
+    match home.drawer.replay(&letter, edit).await? {
+        Replayed::Ticket(ticket) => match home.reached {
+            Reached::Embedded(app) => job::print_going(context, app, &ticket.key()).await,
+            Reached::Fleet(_) => {
+                let key = ticket.key();
+                let first = JobResult::accepted(&key, ticket.job.kind, Vec::new());
+                submit::print_accepted(context, &key, &first)?;
+                Ok(Exit::Done)
+            }
+        },
         Replayed::Message => {
             context.remark("the message is in the queue again");
             Ok(Exit::Done)

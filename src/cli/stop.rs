@@ -5,7 +5,7 @@ use super::{
     output::{Closed, Problem},
 };
 use crate::{
-    app::{self, desk::DeskError},
+    app::{self, desk::DeskError, drawer},
     clock, config,
     domain::{
         failure::{Cause, Failure, Kind},
@@ -13,6 +13,7 @@ use crate::{
     },
     embedded,
     engine::ports::{SignIn, Unavailable},
+    rabbitmq::LettersError,
 };
 
 /// The end of a command that got so far.
@@ -100,6 +101,26 @@ impl From<app::Error> for Stop {
                 Self::input(problem.next("mend [home], [rabbitmq] or [redis]; see docs/FLEET.md"))
             }
             app::Error::Metrics(why) => Self::internal(why),
+        }
+    }
+}
+
+impl From<drawer::Error> for Stop {
+    fn from(error: drawer::Error) -> Self {
+        let told = error.to_string();
+        let problem = Problem::new("the dead letters cannot be looked at").what(told);
+        match error {
+            drawer::Error::Home(error) => error.into(),
+            drawer::Error::Down(down) | drawer::Error::Letters(LettersError::Down(down)) => down.into(),
+            drawer::Error::Letters(LettersError::Taken(_)) => {
+                Self::new(Exit::WrongState, problem.next("try again when the other command has ended"))
+            }
+            drawer::Error::Letters(LettersError::Forbidden(_)) => {
+                Self::new(Exit::NotAllowed, problem.next("grant the user read on it; see docs/FLEET.md"))
+            }
+            drawer::Error::Letters(LettersError::Missing(_)) => {
+                Self::new(Exit::NotFound, problem.next("longshore topology declare"))
+            }
         }
     }
 }

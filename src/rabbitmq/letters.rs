@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::{
-    Acker, Channel, Connection,
+    Acker, BasicProperties, Channel, Connection,
     message::Delivery,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
@@ -81,6 +81,8 @@ pub struct Letters {
 struct Held {
     letter: DeadLetter,
     from: (Kind, Lane),
+    /// Exchange and key of what had no route.
+    unrouted: Option<(String, String)>,
     user: Option<String>,
     acker: Option<Acker>,
 }
@@ -114,7 +116,7 @@ impl Rabbit {
         let mut found = Vec::new();
         for _ in 0..count {
             match tokio::time::timeout(PATIENCE, consumer.next()).await {
-                Ok(Some(Ok(delivery))) => found.push(held(delivery)),
+                Ok(Some(Ok(delivery))) => found.push(held(delivery, shelf)),
                 Ok(Some(Err(error))) => return Err(failed(error)),
                 // Another was quicker between our look and our asking.
                 Ok(None) | Err(_) => break,
@@ -134,7 +136,7 @@ fn refusal(error: &lapin::Error, queue: &str) -> Option<Error> {
     }
 }
 
-fn held(delivery: Delivery) -> Held {
+fn held(delivery: Delivery, shelf: Shelf) -> Held {
     let header = |name: &str| message::header(&delivery, name);
     let kind = header("longshore-kind").and_then(|kind| kind.parse().ok());
     let lane = header("longshore-lane").and_then(|name| Lane::ALL.into_iter().find(|lane| lane.name() == name));
@@ -171,12 +173,23 @@ fn held(delivery: Delivery) -> Held {
         },
     };
     let user = message::producer(&delivery);
-    Held { letter, from, user, acker: Some(delivery.acker) }
+    // An alternate exchange leaves a message the exchange and the key that it was published with.
+    let published = (delivery.exchange.to_string(), delivery.routing_key.to_string());
+    let unrouted = (shelf == Shelf::Unrouted).then_some(published);
+    Held { letter, from, unrouted, user, acker: Some(delivery.acker) }
 }
 
 /// A number that stays the same however often the letter is looked at: forty bits of its content's hash.
 fn number(body: &str) -> u64 {
     Sha256::of(body.as_bytes()).as_bytes().iter().take(5).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// In the name of our own user: nobody can publish in another's.
+fn as_ours(rabbit: &Rabbit, properties: BasicProperties) -> BasicProperties {
+    match rabbit.user() {
+        Some(user) => properties.with_user_id(user.into()),
+        None => properties,
+    }
 }
 
 impl Letters {
@@ -218,16 +231,18 @@ impl Letters {
         let Some(held) = self.found.iter().find(|held| held.letter.id == id) else { return Ok(false) };
         let (body, (kind, lane)) = (held.letter.body.clone().unwrap_or_default().into_bytes(), held.from);
         let names = rabbit.names();
+        if let Some((exchange, key)) = held.unrouted.clone() {
+            let properties = as_ours(rabbit, message::properties("longshore.job", Headers::default()));
+            self.publish(Outgoing { exchange, key, body, properties }).await?;
+            return self.discard(id).await;
+        }
         let message = match lane {
             Lane::Return => {
                 let properties = message::properties("longshore.ticket", Headers::default());
                 Outgoing { exchange: names.out(), key: kind.name().to_owned(), body, properties }
             }
             Lane::Intake | Lane::Bulk => {
-                let mut properties = message::properties("longshore.job", Headers::default());
-                if let Some(user) = rabbit.user() {
-                    properties = properties.with_user_id(user.into());
-                }
+                let properties = as_ours(rabbit, message::properties("longshore.job", Headers::default()));
                 Outgoing { exchange: names.jobs(), key: job_key(kind, lane == Lane::Bulk), body, properties }
             }
         };

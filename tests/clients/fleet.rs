@@ -2,6 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions},
+    types::FieldTable,
+};
 use longshore::{
     domain::step::Kind,
     rabbitmq::{Names, topology},
@@ -44,14 +49,63 @@ impl Fleet {
     }
 
     fn declare(&self) {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let url = self.broker.url();
-            let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+        self.with(async |channel, connection| {
+            drop(channel);
             let objects = topology::objects(&Names::new(&self.prefix), &BTreeSet::from(Kind::ALL));
             for (object, found) in topology::declare(&connection, &objects).await.unwrap() {
                 assert_eq!(found, topology::Found::Well, "{}", object.name());
             }
         });
     }
+
+    /// Does this with a connection of its own.
+    fn with(&self, act: impl AsyncFnOnce(Channel, Connection)) {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let url = self.broker.url();
+            let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+            act(connection.create_channel().await.unwrap(), connection).await;
+        });
+    }
+
+    /// Binds a queue by hand.
+    pub(crate) fn bind(&self, exchange: &str, queue: &str, key: &str) {
+        self.with(async |channel, _connection| {
+            let (queue, exchange, key) = (queue.into(), exchange.into(), key.into());
+            channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default()).await.unwrap();
+        });
+    }
+
+    /// Consumes a queue until it is dropped, and settles nothing.
+    pub(crate) fn consume(&self, queue: &str) -> Consuming {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (connection, consumer) = runtime.block_on(async {
+            let url = self.broker.url();
+            let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            let options = BasicConsumeOptions::default();
+            let consumer =
+                channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+            (connection, consumer)
+        });
+        Consuming { _consumer: consumer, _connection: connection, _runtime: runtime }
+    }
+}
+
+/// A consumer of somebody else's.
+pub(crate) struct Consuming {
+    _consumer: lapin::Consumer,
+    _connection: Connection,
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// Publishes a text where producers write, in the name of the user that it is published by.
+pub(crate) fn publish(fleet: &Fleet, key: &str, body: &str) {
+    fleet.with(async |channel, _connection| {
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let exchange = Names::new(&fleet.prefix).jobs();
+        let properties = BasicProperties::default().with_delivery_mode(2).with_user_id("guest".into());
+        let (exchange, key, options) = (exchange.as_str().into(), key.into(), BasicPublishOptions::default());
+        let sent = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
+        assert!(sent.await.unwrap().await.unwrap().is_ack());
+    });
 }

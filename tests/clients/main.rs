@@ -9,6 +9,7 @@
     reason = "a test fails by them"
 )]
 
+mod dead_letters;
 mod fleet;
 mod python;
 mod submit;

@@ -1,0 +1,85 @@
+//! Dead letters at the broker, looked at and decided with the program.
+
+use serde_json::{Value, json};
+
+use crate::{
+    fleet::{Fleet, publish},
+    servers,
+    world::until,
+};
+
+fn letters(fleet: &Fleet, flags: &[&str]) -> Vec<Value> {
+    let arguments = ["dead-letter", "list"].iter().chain(flags).copied().collect::<Vec<_>>();
+    let listed = fleet.world.run(&arguments).ended(0).json();
+    listed["dead_letters"].as_array().unwrap().clone()
+}
+
+#[test]
+fn what_failed_lies_there_and_goes_on_one_generation_later_and_a_message_that_is_no_job_keeps_its_text() {
+    if !servers::are_installed() {
+        return;
+    }
+    let fleet = Fleet::new("letters", &[]);
+    let _worker = fleet.world.worker();
+    let mut job = fleet.world.job("nic-1");
+    job["spec"]["product"] = json!({ "id": "14300000000000099" });
+    let failed = fleet.world.submit(&job, &["--wait"]).json();
+    assert_eq!(failed["state"], "failed", "{failed:#}");
+    // A producer cannot forge progress: a ticket on an intake lane is no job.
+    let forged = r#"{"version":1,"place":{"generation":1,"step":40,"try":0}}"#;
+    publish(&fleet, "submission", forged);
+    until("both are set aside", || letters(&fleet, &[]).len() == 2);
+    let both = letters(&fleet, &[]);
+    let forgery = both.iter().find(|letter| letter["class"] == "undecodable").unwrap();
+    let number = format!("#{}", forgery["number"]);
+    let counts = fleet.world.run(&["dead-letter", "list", "--counts"]).ended(0).json();
+    assert_eq!(counts["counts"].as_array().unwrap().len(), 2, "{counts:#}");
+
+    // Nothing happens on a dry run.
+    fleet.world.run(&["dead-letter", "replay", "contoso/nic-1", "--dry-run"]).ended(0);
+    assert_eq!(letters(&fleet, &[]).len(), 2);
+    let replayed = fleet.world.run(&["dead-letter", "replay", "nic-1"]).ended(0).json();
+    assert_eq!((&replayed["state"], &replayed["job"]), (&"accepted".into(), &"nic-1".into()));
+    // It fails again, one generation later, and lies there again.
+    let generation = || {
+        let shown = letters(&fleet, &["--class", failed["error"]["code"].as_str().unwrap()]);
+        let job = shown.first().and_then(|letter| letter["job"].as_str().map(str::to_owned));
+        job.map(|job| fleet.world.run(&["dead-letter", "show", &job]).ended(0).json()["ticket"]["place"].clone())
+    };
+    until("it has failed again", || generation().is_some_and(|place| place["generation"] == 2));
+
+    fleet.world.run(&["dead-letter", "discard", &number]).ended(0);
+    assert_eq!(letters(&fleet, &["--class", "undecodable"]), Vec::<Value>::new());
+    fleet.world.run(&["dead-letter", "discard", &number]).ended(5);
+    assert_eq!(letters(&fleet, &[]).len(), 1, "the other one was let go");
+}
+
+#[test]
+fn one_person_at_a_time_looks_and_the_other_is_told_so() {
+    if !servers::are_installed() {
+        return;
+    }
+    let fleet = Fleet::new("taken", &[]);
+    let _other = fleet.consume("taken.dlq.v1");
+    let ran = fleet.world.run(&["dead-letter", "list"]).ended(6);
+    assert!(ran.err.contains("somebody else is looking"), "{}", ran.err);
+}
+
+#[test]
+fn what_had_no_route_is_seen_and_sent_again_once_there_is_one() {
+    if !servers::are_installed() {
+        return;
+    }
+    let fleet = Fleet::new("astray", &["guest"]);
+    publish(&fleet, "submissions", &fleet.world.job("nic-1").to_string());
+    let astray = || letters(&fleet, &["--from", "unrouted"]);
+    until("it lies among what had no route", || astray().len() == 1);
+    let seen = astray();
+    assert!(seen[0]["message"].as_str().unwrap().contains("submissions"), "{seen:#?}");
+    fleet.bind("astray.jobs.v1", "astray.w.submission.v1", "submissions");
+    let number = format!("#{}", seen[0]["number"]);
+    fleet.world.run(&["dead-letter", "replay", &number, "--from", "unrouted"]).ended(0);
+    assert_eq!(astray(), Vec::<Value>::new());
+    let _worker = fleet.world.worker();
+    until("the job is carried out", || fleet.world.was_called("commitSubmission"));
+}
