@@ -100,6 +100,7 @@ pub(super) struct Session {
     over: CancellationToken,
     why: Mutex<Option<String>>,
     returns: mpsc::UnboundedSender<Acker>,
+    canaries: mpsc::Sender<String>,
     publishing: Connection,
     consuming: Option<Connection>,
     consumers: Mutex<BTreeMap<(Kind, Lane), Lined>>,
@@ -118,7 +119,11 @@ pub(super) fn told(error: &lapin::Error) -> String {
 
 impl Session {
     /// Connects, and begins to consume.
-    pub(super) async fn open(options: &Options, tasks: &mut JoinSet<()>) -> Result<Arc<Self>, String> {
+    pub(super) async fn open(
+        options: &Options,
+        canaries: mpsc::Sender<String>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Arc<Self>, String> {
         let publishing = connect(options, "publishes").await?;
         let out = publishing.create_channel().await.map_err(|error| told(&error))?;
         out.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| told(&error))?;
@@ -131,6 +136,7 @@ impl Session {
             over: CancellationToken::new(),
             why: Mutex::new(None),
             returns,
+            canaries,
             publishing,
             consuming,
             consumers: Mutex::default(),
@@ -289,6 +295,14 @@ impl Session {
         }
     }
 
+    /// A canary has come: it is settled here, and told of. Where nobody asks for them, the first few are kept.
+    async fn canary(&self, id: String, acker: &Acker) {
+        match self.acknowledge(acker).await {
+            Ok(()) => self.canaries.try_send(id).unwrap_or_else(|error| tracing::debug!(%error, "a canary is not told of")),
+            Err(error) => tracing::debug!(%error, "a canary could not be acknowledged"),
+        }
+    }
+
     /// Gives a delivery back that nobody settled: it comes again, as redelivered.
     pub(super) fn reject(&self, acker: Acker) {
         if !self.is_over() && self.returns.send(acker).is_err() {
@@ -391,12 +405,11 @@ async fn forward(session: &Arc<Session>, lane: (Kind, Lane), mut consumer: Consu
             message = consumer.next() => message,
         };
         match message {
-            Some(Ok(message)) if message::is_canary(&message) => {
-                if let Err(error) = session.acknowledge(&message.acker).await {
-                    tracing::debug!(%error, "a canary could not be acknowledged");
-                }
-            }
             Some(Ok(message)) => {
+                if let Some(id) = message::canary(&message) {
+                    session.canary(id, &message.acker).await;
+                    continue;
+                }
                 let arrived = Arrived::new(Arc::clone(session), lane, message);
                 // The inbox holds as many as the broker gives out at once.
                 if inbox.send(arrived).await.is_err() {
