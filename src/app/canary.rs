@@ -24,7 +24,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks for them.
 const GLANCE: Duration = Duration::from_millis(200);
-/// The longest pause before a worker tries again what was not proven.
+/// The first pause before a worker tries again what was not proven; each is twice the one before.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How often the receiver of a canary tries to note it.
 const NOTES: u32 = 5;
@@ -216,7 +218,9 @@ impl Proof<'_> {
         }
         Ok(match self.visit.depth(&canary.lane).await? {
             Ok(Depth { messages: 0, .. }) => Outcome::Lost(canary.way.1.lost(self.names, canary.way.0)),
-            Ok(Depth { messages, .. }) => Outcome::Unknown(format!("{messages} messages lie before it in {}", canary.lane)),
+            Ok(Depth { messages, .. }) => {
+                Outcome::Unknown(format!("{messages} messages lie before it in {}", canary.lane))
+            }
             Err(Found::Missing) => Outcome::Lost(format!("queue {} is missing", canary.lane)),
             Err(Found::Well | Found::Differs(_) | Found::Forbidden) => {
                 Outcome::Unknown(format!("this user may not look into {}", canary.lane))
@@ -242,9 +246,8 @@ pub async fn note_all(broker: &Rabbit, memory: &Store) {
 /// Proves the ways to the return lanes of these kinds, and tries again until all are proven: `tell` is given what is wrong,
 /// and nothing when all is well again. What cannot be known changes nothing.
 pub async fn prove_until_well(broker: &Rabbit, memory: &Store, kinds: &BTreeSet<Kind>, tell: impl Fn(Option<String>)) {
-    let ways: Vec<(Kind, Way)> =
-        kinds.iter().flat_map(|kind| Way::OF_WORKERS.map(|way| (*kind, way))).collect();
-    let mut pause = PATIENCE;
+    let ways: Vec<(Kind, Way)> = kinds.iter().flat_map(|kind| Way::OF_WORKERS.map(|way| (*kind, way))).collect();
+    let mut pause = PAUSE;
     loop {
         broker.ready().await;
         match prove(broker, memory, &ways, Receivers::Workers).await {

@@ -222,7 +222,8 @@ mod tests {
         assert_eq!(message(Some(&id), b""), Some(id.clone()));
         assert_eq!(message(Some(&id), br#"{"id":"nic-1"}"#), None, "a job with that header is a job");
         assert_eq!(message(None, b""), None);
-        for forged in ["", "1", "x:y", &id.to_uppercase().replace(|c: char| c.is_ascii_digit(), "A"), &format!("{id}0")] {
+        for forged in ["", "1", "x:y", &id.to_uppercase().replace(|c: char| c.is_ascii_digit(), "A"), &format!("{id}0")]
+        {
             assert_eq!(message(Some(forged), b""), None, "{forged}");
         }
     }

@@ -297,9 +297,10 @@ impl Session {
 
     /// A canary has come: it is settled here, and told of. Where nobody asks for them, the first few are kept.
     async fn canary(&self, id: String, acker: &Acker) {
-        match self.acknowledge(acker).await {
-            Ok(()) => self.canaries.try_send(id).unwrap_or_else(|error| tracing::debug!(%error, "a canary is not told of")),
-            Err(error) => tracing::debug!(%error, "a canary could not be acknowledged"),
+        if let Err(error) = self.acknowledge(acker).await {
+            tracing::debug!(%error, "a canary could not be acknowledged");
+        } else if let Err(error) = self.canaries.try_send(id) {
+            tracing::debug!(%error, "a canary is not told of");
         }
     }
 

@@ -306,7 +306,8 @@ pub async fn check(connection: &Connection, objects: &[Object]) -> Result<Vec<Lo
                 let channel = connection.create_channel().await?;
                 let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
                 // Of a passive declare the kind does not count.
-                let told = channel.exchange_declare(name.as_str().into(), ExchangeKind::Topic, options, FieldTable::default());
+                let told =
+                    channel.exchange_declare(name.as_str().into(), ExchangeKind::Topic, options, FieldTable::default());
                 let found = sorted(told.await)?.err().unwrap_or(Found::Well);
                 close(&channel).await;
                 (found, None)

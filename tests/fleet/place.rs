@@ -60,7 +60,7 @@ impl Place {
         let own = format!(
             "[home]\nbroker = \"env:TEST_BROKER\"\nstore = \"env:TEST_STORE\"\ndata_dir = \"home\"\n\
              [topology]\nprefix = {prefix:?}\n[worker]\nlisten = \"127.0.0.1:0\"\n\
-             [security]\nkeys = [\"file:key\"]\n\
+             [security]\nkeys = [\"file:key\"]\n[sources]\nroots = []\n[sinks]\nroots = []\n\
              [accounts.contoso]\ntenant_id = \"11111111-2222-4333-8444-555555555555\"\n\
              client_id = \"66666666-7777-4888-8999-aaaaaaaaaaaa\"\ncredential = {{ secret = \"file:secret\" }}\n"
         );
@@ -87,7 +87,7 @@ impl Place {
         for name in ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
             command.env(name, &self.folder);
         }
-        command.env("TEST_BROKER", url).env("TEST_STORE", self.redis.url()).env("NO_COLOR", "1");
+        command.env("TEST_BROKER", url).env("TEST_STORE", self.redis.url()).env("NO_COLOR", "1").env("LC_ALL", "C");
         command.current_dir(&self.folder).args(["--config", "own.toml"]).args(arguments).stdin(Stdio::null());
         command
     }
@@ -122,7 +122,8 @@ impl Place {
 
     /// A user for workers of this test, with no right to configure; its URL.
     pub(crate) fn user_of_workers(&self) -> String {
-        let (write, read) = (format!(r"^{}\.(out|delay|dead|events)\.v1$", self.prefix), format!(r"^{}\.w\.", self.prefix));
+        let (write, read) =
+            (format!(r"^{}\.(out|delay|dead|events)\.v1$", self.prefix), format!(r"^{}\.w\.", self.prefix));
         self.broker.user(&format!("worker-{}", self.prefix), ["^$", &write, &read])
     }
 

@@ -171,7 +171,8 @@ impl RabbitMq {
 
     /// A user with rights on names that match, in the order configure, write, read; its URL.
     pub fn user(&self, name: &str, rights: [&str; 3]) -> String {
-        for arguments in [&["add_user", name, "a-password"][..], &["set_permissions", name, rights[0], rights[1], rights[2]]]
+        for arguments in
+            [&["add_user", name, "a-password"][..], &["set_permissions", name, rights[0], rights[1], rights[2]]]
         {
             let (is_done, said) = self.control(arguments);
             assert!(is_done, "{arguments:?}: {said}");

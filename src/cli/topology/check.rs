@@ -64,8 +64,7 @@ pub(super) async fn run(context: &mut Context, loaded: &Loaded) -> Outcome {
     if looked.iter().any(|one| one.found == Found::Missing) {
         findings.push(Finding::open("canaries", "none was sent: something is missing", None));
     } else {
-        let ways: Vec<(Kind, Way)> =
-            wanted.kinds.iter().flat_map(|kind| Way::ALL.map(|way| (*kind, way))).collect();
+        let ways: Vec<(Kind, Way)> = wanted.kinds.iter().flat_map(|kind| Way::ALL.map(|way| (*kind, way))).collect();
         let proven = canary::prove(&broker, &memory, &ways, Receivers::WorkersOrUs).await;
         flights = proven.map_err(|down| unreachable(&broker, &down))?;
         findings.extend(canaries(&wanted.names, &flights));
@@ -98,7 +97,11 @@ fn objects(looked: &[Looked]) -> Vec<Finding> {
         findings.insert(0, Finding::good(LABEL, format!("{there} exchanges and queues are there")));
     }
     let text = "with which arguments cannot be seen this way";
-    findings.push(Finding::open(LABEL, text, Some("to compare them, with admin rights: longshore topology declare; it changes nothing that is there")));
+    findings.push(Finding::open(
+        LABEL,
+        text,
+        Some("to compare them, with admin rights: longshore topology declare; it changes nothing that is there"),
+    ));
     findings
 }
 
@@ -107,7 +110,9 @@ fn lanes(names: &Names, looked: &[Looked]) -> Vec<Finding> {
     const LABEL: &str = "lanes";
     let mut findings = Vec::new();
     for one in looked {
-        let (Object::Queue { name, .. }, Some(Depth { messages, consumers })) = (&one.object, one.depth) else { continue };
+        let (Object::Queue { name, .. }, Some(Depth { messages, consumers })) = (&one.object, one.depth) else {
+            continue;
+        };
         if messages == 0 {
             continue;
         }
@@ -220,7 +225,8 @@ fn screen(style: &Style, findings: &[Finding]) -> String {
         last = finding.label;
         let wrap = |text: &str| Style::wrap(&style.text(text), style.width.saturating_sub(INDENT));
         let next = finding.next.as_ref().map(|next| format!("next: {next}"));
-        for (number, line) in wrap(&finding.text).into_iter().chain(next.iter().flat_map(|next| wrap(next))).enumerate() {
+        for (number, line) in wrap(&finding.text).into_iter().chain(next.iter().flat_map(|next| wrap(next))).enumerate()
+        {
             if number == 0 {
                 let label = style.paint(Paint::Strong, &format!("{label:<9}"));
                 out.put(format_args!("{label} {} {line}\n", style.mark(finding.mark)));

@@ -211,7 +211,7 @@ fn problem(prefix: &str, provisioned: &[Provisioned]) -> Option<Stop> {
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         let problem = Problem::new(user)
             .what(format!("{seen}{more}"))
-            .rule(format!("declaring needs the rights to configure, write and read ^{prefix}\\. ; workers need none to configure"))
+            .rule(format!("declaring needs the rights to configure, write and read ^{prefix}\\. – a worker's user needs none to configure"))
             .next("declare with such a user: home.broker may name another one for this command alone")
             .next("or hand the broker's owner what this prints: longshore topology definitions > definitions.json");
         return Some(Stop::new(Exit::NotAllowed, problem));

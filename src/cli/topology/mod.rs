@@ -203,7 +203,8 @@ fn run_definitions(context: &mut Context, loaded: &Loaded, wish: Definitions) ->
         let definition = policy.get("definition").map(ToString::to_string).unwrap_or_default();
         context.remark(&format!("policy {} for {}: {definition}", text("name"), text("pattern")));
     }
-    context.remark("import with: rabbitmqctl import_definitions definitions.json; then: longshore topology born --clean");
+    context
+        .remark("import with: rabbitmqctl import_definitions definitions.json; then: longshore topology born --clean");
     Ok(Exit::Done)
 }
 
@@ -236,7 +237,8 @@ async fn born(context: &mut Context, loaded: &Loaded, wish: &Born) -> Outcome {
         return Err(Stop::new(Exit::NotFound, problem.next("have it declared, then: longshore topology born --clean")));
     }
     if !full.is_empty() {
-        let problem = full.into_iter().fold(Problem::new("tickets are under way: this memory is not clean"), Problem::what);
+        let problem =
+            full.into_iter().fold(Problem::new("tickets are under way: this memory is not clean"), Problem::what);
         let rule = "a job that may have called before anybody remembers looks before it writes";
         let next = "do nothing: for an hour jobs look before their first write, and nothing is lost";
         return Err(Stop::new(Exit::WrongState, problem.rule(rule).next(next)));
