@@ -42,7 +42,8 @@ pub fn purpose(names: &Names, object: &Object) -> String {
     match object {
         Object::Exchange { name, .. } => of_exchange(names, name).to_owned(),
         Object::Queue { name, .. } => of_queue(names, name),
-        Object::Binding { exchange, .. } => format!("brings what comes through {exchange} to its queue"),
+        Object::Binding { exchange, key, .. } if key.is_empty() => format!("takes everything from {exchange}"),
+        Object::Binding { exchange, key, .. } => format!("takes {key} from {exchange}"),
     }
 }
 

@@ -1,12 +1,6 @@
 //! The fleet as its operators meet it: the real program on a real RabbitMQ and a real Redis.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by them"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
 mod place;
 #[path = "../secrets/run_folder.rs"]

@@ -150,14 +150,14 @@ fn tell(context: &mut Context, provisioned: &[Provisioned], birth: &Birth) -> Re
             context.out.line(&json!({ "object": "memory", "state": birth.word(), "message": birth.text() }))?;
         }
         Form::Table => {
-            let columns = [Column::whole("OBJECT"), Column::whole("STATE"), Column::whole("NAME")];
+            let columns = [Column::whole("NAME"), Column::whole("OBJECT"), Column::whole("STATE")];
             let mut table = Table::new(&columns, "nothing to declare");
             for one in provisioned {
-                let ((what, name), became) = (named(&one.object), Became::of(one));
+                let ((name, what), became) = (named(&one.object), Became::of(one));
                 table.painted_row([
+                    (name, None),
                     (what.to_owned(), Some(Paint::Dim)),
                     (became.word().to_owned(), Some(became.paint())),
-                    (name, None),
                 ]);
             }
             let all = [

@@ -110,12 +110,12 @@ impl Wanted {
     }
 }
 
-/// `exchange`, `queue`, `binding`, and what it is called.
-fn named(object: &Object) -> (&'static str, String) {
+/// What it is called, and `exchange`, `queue` or `binding`, which is called as its queue.
+fn named(object: &Object) -> (String, &'static str) {
     match object {
-        Object::Exchange { name, .. } => ("exchange", name.clone()),
-        Object::Queue { name, .. } => ("queue", name.clone()),
-        Object::Binding { exchange, queue, key } => ("binding", format!("{exchange} → {queue} ({key})")),
+        Object::Exchange { name, .. } => (name.clone(), "exchange"),
+        Object::Queue { name, .. } => (name.clone(), "queue"),
+        Object::Binding { queue, .. } => (queue.clone(), "binding"),
     }
 }
 
@@ -161,18 +161,18 @@ fn show(context: &mut Context, loaded: &Loaded) -> Outcome {
         }
         Form::Table => {
             let columns = [
-                Column::whole("OBJECT"),
                 Column::whole("NAME"),
+                Column::whole("OBJECT"),
                 Column::new("PURPOSE").leaves(1),
                 Column::new("ARGUMENTS").leaves(2),
             ];
             let mut table = Table::new(&columns, "nothing");
             for object in &objects {
-                let (what, name) = named(object);
+                let (name, what) = named(object);
                 let told: Vec<String> = own(object).iter().map(|(name, value)| format!("{name}={value}")).collect();
                 table.painted_row([
-                    (what.to_owned(), Some(Paint::Dim)),
                     (name, None),
+                    (what.to_owned(), Some(Paint::Dim)),
                     (purpose(&names, object), None),
                     (told.join(" "), Some(Paint::Dim)),
                 ]);
