@@ -108,7 +108,7 @@ pub fn definitions(objects: &[Object], policies: &[Value], vhost: &str) -> Value
 }
 
 /// The policies that we recommend: a length for intake lanes, and for them alone, since a return lane that refuses would
-/// stop every timer; and members of each queue in a cluster, where the broker knows that key (3.10 does not). One policy
+/// stop every timer; and members of each queue in a cluster, where the broker knows that key (3.10.8 refuses it). One policy
 /// counts for a queue, the one of the highest priority, so the first holds both.
 #[must_use]
 pub fn policies(names: &Names, kinds: &BTreeSet<Kind>, vhost: &str, group_size: Option<u8>) -> Vec<Value> {

@@ -4,10 +4,11 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -19,6 +20,9 @@ use crate::{
     run_folder,
     servers::{RabbitMq, Redis},
 };
+
+/// How long something may take that must come.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A run of the program, ended.
 pub(crate) struct Ran {
@@ -108,16 +112,13 @@ impl Place {
     pub(crate) fn worker_as(&self, url: &str, arguments: &[&str]) -> Running {
         let mut command = self.command(url, &["worker"]);
         let mut child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
-        let address = loop {
-            let line = lines.next().unwrap_or_else(|| panic!("it ended: {}", said.join("\n"))).unwrap();
-            if let Some((_, at)) = line.split_once("health http://") {
-                break at.trim().to_owned();
-            }
-            said.push(line);
-        };
-        Running { child, address, lines }
+        let read = BufReader::new(child.stderr.take().unwrap());
+        let (line, lines) = mpsc::channel();
+        std::thread::spawn(move || read.lines().map_while(Result::ok).try_for_each(|read| line.send(read)));
+        let mut running = Running { child, address: String::new(), lines };
+        let told = running.says("health http://");
+        running.address = told.split_once("health http://").unwrap().1.trim().to_owned();
+        running
     }
 
     /// A user for workers of this test, with no right to configure; its URL.
@@ -145,20 +146,21 @@ impl Place {
 pub(crate) struct Running {
     child: Child,
     address: String,
-    lines: std::io::Lines<BufReader<ChildStderr>>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Running {
     /// Reads what it says until a line holds this text; that line.
     pub(crate) fn says(&mut self, text: &str) -> String {
+        let begun = clock::monotonic();
         let mut said = Vec::new();
-        for line in self.lines.by_ref().map_while(Result::ok) {
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE.saturating_sub(begun.elapsed())) {
             if line.contains(text) {
                 return line;
             }
             said.push(line);
         }
-        panic!("it ended without {text:?}: {}", said.join("\n"));
+        panic!("it did not say {text:?}: {}", said.join("\n"));
     }
 
     /// Waits until `/readyz` answers so: status, and a text in its body.
@@ -169,7 +171,7 @@ impl Running {
             if answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text) {
                 return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "not {status} with {text:?} within a minute: {answer}");
+            assert!(begun.elapsed() < PATIENCE, "not {status} with {text:?} in time: {answer}");
             std::thread::yield_now();
         }
     }

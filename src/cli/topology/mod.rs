@@ -66,7 +66,7 @@ struct Definitions {
     /// The virtual host; that of home.broker when left out
     #[arg(long, value_name = "NAME")]
     vhost: Option<String>,
-    /// Members of each queue in a cluster, kept by a policy that brokers before 3.13 may refuse
+    /// Members of each queue in a cluster, kept by a policy that RabbitMQ 3.10 refuses
     #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u8).range(1..=7))]
     group_size: Option<u8>,
 }
