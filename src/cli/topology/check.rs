@@ -12,7 +12,7 @@ use crate::{
         context::Context,
         doctor::counted,
         exit::Exit,
-        output::{Form, Mark, Paint, Style},
+        output::{Form, Mark, Paint, Style, in_words},
         stop::{Outcome, Stop},
         text::Put as _,
     },
@@ -172,7 +172,7 @@ fn canaries(names: &Names, flights: &[Flight]) -> Vec<Finding> {
     unknown.sort_unstable();
     unknown.dedup();
     for why in unknown {
-        let text = format!("cannot be told: {why}");
+        let text = format!("cannot be told: {}", in_words(why));
         // Without a single answer nothing was checked.
         findings.push(if back == 0 && flights.iter().all(|flight| matches!(flight.outcome, Flew::Unknown(_))) {
             Finding::bad(LABEL, Exit::Unavailable, text, "mend that, then: longshore topology check")
