@@ -1,11 +1,16 @@
 //! A process of the fleet: broker and memory are servers, shared with every other worker.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{Crew, Error, Parts, identity::Shelf, settings};
+use super::{Crew, Error, Parts, canary, identity::Shelf, settings};
 use crate::{
     config::{Loaded, SecretReference, Servers, Settings},
     domain::step::Kind,
@@ -21,6 +26,8 @@ pub struct Fleet {
     parts: Parts,
     home: Arc<Home>,
     kinds: BTreeSet<Kind>,
+    /// What the last canaries found wrong.
+    trouble: Mutex<Option<String>>,
 }
 
 impl std::ops::Deref for Fleet {
@@ -45,7 +52,7 @@ impl Fleet {
         let broker = Rabbit::new(rabbitmq::Options { lanes, ..broker(told, &servers)? });
         let memory = memory(told, &servers)?;
         let parts = Parts::new(loaded, Shelf::fleet(memory.clone()))?;
-        Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds })
+        Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds, trouble: Mutex::default() })
     }
 
     /// The same for who hands in and looks: takes no jobs.
@@ -55,7 +62,7 @@ impl Fleet {
     pub fn client(loaded: Loaded) -> Result<Self, Error> {
         let (broker, memory) = office(&loaded)?;
         let parts = Parts::new(loaded, Shelf::fleet(memory.clone()))?;
-        Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds: BTreeSet::new() })
+        Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds: BTreeSet::new(), trouble: Mutex::default() })
     }
 
     /// Does this while the broker is connected.
@@ -116,13 +123,27 @@ impl Fleet {
         self.home.broker().supervise(stop).await;
     }
 
-    /// Do both servers answer, and does the broker accept messages?
+    /// Proves the ways to this worker's return lanes, again and again until they are proven, and notes every canary that
+    /// comes here. It never ends.
+    pub async fn canaries(&self) {
+        let (broker, memory) = (self.home.broker(), self.home.memory());
+        let prove = canary::prove_until_well(broker, memory, &self.kinds, |trouble| {
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        });
+        futures_util::future::join(canary::note_all(broker, memory), prove).await;
+    }
+
+    /// Do both servers answer, does the broker accept messages, and did no canary get lost?
     ///
     /// # Errors
     /// [`Unavailable`] names the one that does not.
     pub async fn pulse(&self) -> Result<(), Unavailable> {
         self.home.broker().is_ready()?;
-        self.home.memory().server().await.map(|_| ())
+        self.home.memory().server().await?;
+        match &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(why) => Err(Unavailable { what: "topology", why: why.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// What is refused before any work: a memory that forgets at will.

@@ -1,5 +1,6 @@
 //! The only place that builds adapters: from a configuration to a home, a service, packages and a worker over them.
 
+pub mod canary;
 mod clock;
 pub mod desk;
 pub mod drawer;

@@ -11,7 +11,7 @@ use super::{
     output::{ColorChoice, OutputFormat},
     preflight, product, sandbox, schema, sign,
     stop::Stop,
-    submission, submit, worker,
+    submission, submit, topology, worker,
 };
 use crate::{
     app::App,
@@ -124,6 +124,7 @@ pub(super) enum Command {
     Submission(submission::Arguments),
     Auth(auth::Arguments),
     Doctor(doctor::Arguments),
+    Topology(topology::Arguments),
     Sandbox(sandbox::Arguments),
     Schema(schema::Arguments),
     Config(configuration::Arguments),

@@ -30,6 +30,7 @@ mod submission;
 mod submit;
 mod text;
 mod told;
+mod topology;
 mod try_write;
 mod watch;
 mod worker;
@@ -83,6 +84,7 @@ async fn run(context: &mut Context, command: Command) -> Outcome {
         Command::Submission(arguments) => submission::run(context, arguments).await,
         Command::Auth(arguments) => auth::run(context, arguments).await,
         Command::Doctor(arguments) => doctor::run(context, arguments).await,
+        Command::Topology(arguments) => topology::run(context, arguments).await,
         Command::Sandbox(arguments) => sandbox::run(context, arguments).await,
         Command::Schema(arguments) => schema::run(context, &arguments),
         Command::Config(arguments) => configuration::run(context, &arguments),

@@ -89,6 +89,8 @@ async fn in_the_fleet(context: &mut Context, loaded: Loaded, arguments: Argument
     let (supervised, hung_up) = (Arc::clone(&fleet), hang_up.clone());
     connection.spawn(async move { supervised.supervise(&hung_up).await });
     tasks.spawn(probe_fleet(Arc::clone(&fleet)));
+    let proving = Arc::clone(&fleet);
+    tasks.spawn(async move { proving.canaries().await });
     let ended = work(&fleet, &crew, &signals, server).await;
     tasks.shutdown().await;
     // The last acknowledgements are on their way: the connection closes in good order.

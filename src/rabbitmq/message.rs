@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Marks a message that proves the way through delay, `out` and a return lane.
+/// Marks a message that proves a way, and holds its id.
 pub(super) const CANARY: &str = "longshore-canary";
 /// Says what the body of a dead letter is: `end` or `message`.
 pub const FORM: &str = "longshore-form";
@@ -159,8 +159,11 @@ pub(super) fn death(delivery: &Delivery) -> Option<(String, String)> {
     Some((text("queue")?, text("reason")?))
 }
 
-pub(super) fn is_canary(delivery: &Delivery) -> bool {
-    header(delivery, CANARY).is_some()
+/// The id of a canary. It has no body: a message with a content is never one, whatever its headers say.
+pub(super) fn canary(delivery: &Delivery) -> Option<String> {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    let id = header(delivery, CANARY).filter(|_| delivery.data.is_empty())?;
+    (id.len() == 32 && id.bytes().all(is_digit)).then_some(id)
 }
 
 pub(super) fn header(delivery: &Delivery, name: &str) -> Option<String> {

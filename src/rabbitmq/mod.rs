@@ -8,12 +8,15 @@
 //! folder names `lapin`.
 
 mod broker;
+pub mod canary;
+pub mod definitions;
 mod follow;
 mod letters;
 mod message;
 mod names;
 mod session;
 pub mod topology;
+mod visit;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,6 +44,7 @@ pub use self::{
     message::FORM,
     names::{Lane, Names, job_key},
     session::Delivery,
+    visit::Visit,
 };
 use self::{
     names::Source,
@@ -78,6 +82,13 @@ impl Options {
         let uri: lapin::uri::AMQPUri = self.urls.first()?.expose_secret().parse().ok()?;
         Some(uri.authority.userinfo.username).filter(|name| !name.is_empty())
     }
+
+    /// The virtual host of the first address.
+    #[must_use]
+    pub fn vhost(&self) -> Option<String> {
+        let uri: lapin::uri::AMQPUri = self.urls.first()?.expose_secret().parse().ok()?;
+        Some(uri.vhost)
+    }
 }
 
 impl Default for Options {
@@ -111,6 +122,9 @@ impl Options {
     }
 }
 
+/// Canaries that came and were not asked for yet: beyond so many they are not told of.
+const CANARIES: usize = 256;
+
 /// What a lane's receiver yields.
 type Inbox = mpsc::Receiver<Arrived>;
 
@@ -129,6 +143,7 @@ struct Inner {
     wanted: watch::Sender<BTreeSet<Kind>>,
     inboxes: BTreeMap<Source, Mutex<Inbox>>,
     outlets: Inboxes,
+    canaries: (mpsc::Sender<String>, Mutex<mpsc::Receiver<String>>),
 }
 
 #[derive(Debug, Clone)]
@@ -154,7 +169,9 @@ impl Rabbit {
         let names = Names::new(&options.prefix);
         let (session, _) = watch::channel(State::Down("not connected yet".to_owned()));
         let (wanted, _) = watch::channel(BTreeSet::new());
-        Self { inner: Arc::new(Inner { options, names, session, wanted, inboxes, outlets }) }
+        let (came, canaries) = mpsc::channel(CANARIES);
+        let canaries = (came, Mutex::new(canaries));
+        Self { inner: Arc::new(Inner { options, names, session, wanted, inboxes, outlets, canaries }) }
     }
 
     /// Keeps the connections: makes them, and makes them anew whenever they end, until `stop` is cancelled.
@@ -210,7 +227,7 @@ impl Rabbit {
     async fn open(&self, tasks: &mut JoinSet<()>) -> Result<Arc<Session>, String> {
         let options = &self.inner.options;
         let patience = options.connect_timeout.saturating_mul(3);
-        let opened = tokio::time::timeout(patience, Session::open(options, tasks)).await;
+        let opened = tokio::time::timeout(patience, Session::open(options, self.inner.canaries.0.clone(), tasks)).await;
         opened.unwrap_or_else(|_| Err(format!("not connected within {} s", patience.as_secs())))
     }
 
@@ -318,17 +335,15 @@ impl Rabbit {
         self.inner.options.user()
     }
 
+    /// The virtual host there.
+    #[must_use]
+    pub fn vhost(&self) -> Option<String> {
+        self.inner.options.vhost()
+    }
+
     /// Names below the configured prefix.
     #[must_use]
     pub fn names(&self) -> &Names {
         &self.inner.names
-    }
-
-    /// A connection of its own, for declaring and checking.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn connection(&self) -> Result<lapin::Connection, Unavailable> {
-        session::connect(&self.inner.options, "looks").await.map_err(session::down)
     }
 }

@@ -103,6 +103,7 @@ pub(super) struct Session {
     over: CancellationToken,
     why: Mutex<Option<String>>,
     returns: mpsc::UnboundedSender<Acker>,
+    canaries: mpsc::Sender<String>,
     publishing: Connection,
     consuming: Option<Connection>,
     consumers: Mutex<BTreeMap<Source, Lined>>,
@@ -121,7 +122,11 @@ pub(super) fn told(error: &lapin::Error) -> String {
 
 impl Session {
     /// Connects, and begins to consume.
-    pub(super) async fn open(options: &Options, tasks: &mut JoinSet<()>) -> Result<Arc<Self>, String> {
+    pub(super) async fn open(
+        options: &Options,
+        canaries: mpsc::Sender<String>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Arc<Self>, String> {
         let publishing = connect(options, "publishes").await?;
         let out = publishing.create_channel().await.map_err(|error| told(&error))?;
         out.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| told(&error))?;
@@ -134,6 +139,7 @@ impl Session {
             over: CancellationToken::new(),
             why: Mutex::new(None),
             returns,
+            canaries,
             publishing,
             consuming,
             consumers: Mutex::default(),
@@ -297,6 +303,15 @@ impl Session {
         }
     }
 
+    /// A canary has come: it is settled here, and told of. Where nobody asks for them, the first few are kept.
+    async fn canary(&self, id: String, acker: &Acker) {
+        if let Err(error) = self.acknowledge(acker).await {
+            tracing::debug!(%error, "a canary could not be acknowledged");
+        } else if let Err(error) = self.canaries.try_send(id) {
+            tracing::debug!(%error, "a canary is not told of");
+        }
+    }
+
     /// Gives a delivery back that nobody settled: it comes again, as redelivered.
     pub(super) fn reject(&self, acker: Acker) {
         if !self.is_over() && self.returns.send(acker).is_err() {
@@ -404,12 +419,11 @@ async fn forward(
             message = consumer.next() => message,
         };
         match message {
-            Some(Ok(message)) if message::is_canary(&message) => {
-                if let Err(error) = session.acknowledge(&message.acker).await {
-                    tracing::debug!(%error, "a canary could not be acknowledged");
-                }
-            }
             Some(Ok(message)) => {
+                if let Some(id) = message::canary(&message) {
+                    session.canary(id, &message.acker).await;
+                    continue;
+                }
                 let arrived = arrived(session, (names, source), message);
                 // The inbox holds as many as the broker gives out at once.
                 if inbox.send(arrived).await.is_err() {

@@ -10,7 +10,6 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use serde_json::{Value, json};
 
 use super::names::{LAST_LEVEL, Lane, Names, job_key};
 use crate::domain::step::Kind;
@@ -33,6 +32,9 @@ pub enum Argument {
     Flag(bool),
 }
 
+/// Arguments by their names.
+pub type Arguments = BTreeMap<&'static str, Argument>;
+
 /// One object at the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
@@ -43,14 +45,14 @@ pub enum Object {
         /// `topic` or `fanout`.
         kind: &'static str,
         /// Its arguments.
-        arguments: BTreeMap<&'static str, Argument>,
+        arguments: Arguments,
     },
     /// A quorum queue.
     Queue {
         /// Its name.
         name: String,
         /// Its arguments.
-        arguments: BTreeMap<&'static str, Argument>,
+        arguments: Arguments,
     },
     /// A binding of a queue to an exchange.
     Binding {
@@ -88,7 +90,7 @@ pub fn objects(names: &Names, kinds: &BTreeSet<Kind>) -> Vec<Object> {
     for kind in &kinds {
         objects.extend(lanes(names, *kind));
     }
-    let queue = |name: String, arguments: BTreeMap<&'static str, Argument>| {
+    let queue = |name: String, arguments: Arguments| {
         let mut arguments = arguments;
         arguments.insert("x-queue-type", text("quorum"));
         arguments.insert("x-delivery-limit", Argument::Number(LOOKED_INTO));
@@ -183,7 +185,7 @@ fn lanes(names: &Names, kind: Kind) -> Vec<Object> {
     objects
 }
 
-fn table(arguments: &BTreeMap<&'static str, Argument>) -> FieldTable {
+fn table(arguments: &Arguments) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in arguments {
         let value = match value {
@@ -209,6 +211,35 @@ pub enum Found {
     Forbidden,
 }
 
+/// What became of an object that was to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisioned {
+    /// The object.
+    pub object: Object,
+    /// Was it there before? None where nobody can look: bindings, and what the user may not see.
+    pub was_there: Option<bool>,
+    /// What the declaration came to.
+    pub found: Found,
+}
+
+/// Looks, then declares everything; an object that is there already stays as it is.
+///
+/// # Errors
+/// The connection is gone.
+pub async fn provision(connection: &Connection, objects: &[Object]) -> Result<Vec<Provisioned>, lapin::Error> {
+    let before = check(connection, objects).await?;
+    let after = declare(connection, objects).await?;
+    let told = before.into_iter().zip(after).map(|(looked, (object, found))| {
+        let was_there = match (&object, looked.found) {
+            (Object::Binding { .. }, _) | (_, Found::Forbidden | Found::Differs(_)) => None,
+            (_, Found::Well) => Some(true),
+            (_, Found::Missing) => Some(false),
+        };
+        Provisioned { object, was_there, found }
+    });
+    Ok(told.collect())
+}
+
 /// Declares everything; an object that is there already stays as it is.
 ///
 /// # Errors
@@ -218,8 +249,8 @@ pub async fn declare(connection: &Connection, objects: &[Object]) -> Result<Vec<
     for object in objects {
         // On a channel of its own: a refusal closes the channel.
         let channel = connection.create_channel().await?;
-        let told = declare_one(&channel, object).await;
-        found.push((object.clone(), sorted(told)?));
+        let told = sorted(declare_one(&channel, object).await)?;
+        found.push((object.clone(), told.err().unwrap_or(Found::Well)));
         close(&channel).await;
     }
     Ok(found)
@@ -243,87 +274,89 @@ async fn declare_one(channel: &Channel, object: &Object) -> Result<(), lapin::Er
     }
 }
 
-/// Looks whether everything is there. Bindings cannot be looked at this way: the canary proves them.
+/// What a queue holds, and for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that nobody has been given.
+    pub messages: u32,
+    /// Consumers.
+    pub consumers: u32,
+}
+
+/// An object that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// The object.
+    pub object: Object,
+    /// `Well` for bindings, which cannot be looked at: canaries prove them. Arguments are not compared.
+    pub found: Found,
+    /// Of a queue that is there.
+    pub depth: Option<Depth>,
+}
+
+/// Looks whether everything is there.
 ///
 /// # Errors
 /// The connection is gone.
-pub async fn check(connection: &Connection, objects: &[Object]) -> Result<Vec<(Object, Found)>, lapin::Error> {
-    let mut found = Vec::new();
+pub async fn check(connection: &Connection, objects: &[Object]) -> Result<Vec<Looked>, lapin::Error> {
+    let mut looked = Vec::new();
     for object in objects {
-        let channel = connection.create_channel().await?;
-        let told = match object {
+        let (found, depth) = match object {
             Object::Exchange { name, .. } => {
+                let channel = connection.create_channel().await?;
                 let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-                let (name, kind) = (name.as_str().into(), ExchangeKind::Topic);
-                channel.exchange_declare(name, kind, options, FieldTable::default()).await
+                // Of a passive declare the kind does not count.
+                let told =
+                    channel.exchange_declare(name.as_str().into(), ExchangeKind::Topic, options, FieldTable::default());
+                let found = sorted(told.await)?.err().unwrap_or(Found::Well);
+                close(&channel).await;
+                (found, None)
             }
-            Object::Queue { name, .. } => {
-                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await.map(|_| ())
-            }
-            Object::Binding { .. } => Ok(()),
+            Object::Queue { name, .. } => match depth(connection, name).await? {
+                Ok(depth) => (Found::Well, Some(depth)),
+                Err(found) => (found, None),
+            },
+            Object::Binding { .. } => (Found::Well, None),
         };
-        found.push((object.clone(), sorted(told)?));
-        close(&channel).await;
+        looked.push(Looked { object: object.clone(), found, depth });
     }
-    Ok(found)
+    Ok(looked)
+}
+
+/// Looks into a queue; what was found in place of it when it cannot be seen.
+///
+/// # Errors
+/// The connection is gone.
+pub async fn depth(connection: &Connection, queue: &str) -> Result<Result<Depth, Found>, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let told = sorted(channel.queue_declare(queue.into(), options, FieldTable::default()).await)?;
+    close(&channel).await;
+    Ok(told.map(|queue| Depth { messages: queue.message_count(), consumers: queue.consumer_count() }))
 }
 
 /// A refusal is an answer; everything else ends the looking. Codes are matched, never words: those differ by version.
-fn sorted(told: Result<(), lapin::Error>) -> Result<Found, lapin::Error> {
+pub(super) fn sorted<T>(told: Result<T, lapin::Error>) -> Result<Result<T, Found>, lapin::Error> {
     let error = match told {
-        Ok(()) => return Ok(Found::Well),
+        Ok(answer) => return Ok(Ok(answer)),
         Err(error) => error,
     };
     let lapin::ErrorKind::ProtocolError(refusal) = error.kind() else { return Err(error) };
     match refusal.get_id() {
-        403 => Ok(Found::Forbidden),
-        404 => Ok(Found::Missing),
-        406 => Ok(Found::Differs(refusal.get_message().to_string())),
+        403 => Ok(Err(Found::Forbidden)),
+        404 => Ok(Err(Found::Missing)),
+        406 => Ok(Err(Found::Differs(refusal.get_message().to_string()))),
         _ => Err(error),
     }
 }
 
 /// A channel that a refusal has closed is closed already.
-async fn close(channel: &Channel) {
+pub(super) async fn close(channel: &Channel) {
     if channel.status().connected()
         && let Err(error) = channel.close(200, "done".into()).await
     {
         tracing::debug!(%error, "a channel could not be closed");
     }
-}
-
-/// The same as a file for `rabbitmqctl import_definitions`, for teams whose broker belongs to somebody else.
-#[must_use]
-pub fn definitions(objects: &[Object], vhost: &str) -> Value {
-    let arguments = |arguments: &BTreeMap<&'static str, Argument>| {
-        let value = |argument: &Argument| match argument {
-            Argument::Text(text) => json!(text),
-            Argument::Number(number) => json!(number),
-            Argument::Flag(flag) => json!(flag),
-        };
-        arguments
-            .iter()
-            .map(|(name, argument)| ((*name).to_owned(), value(argument)))
-            .collect::<serde_json::Map<_, _>>()
-    };
-    let (mut exchanges, mut queues, mut bindings) = (Vec::new(), Vec::new(), Vec::new());
-    for object in objects {
-        match object {
-            Object::Exchange { name, kind, arguments: own } => exchanges.push(json!({
-                "name": name, "vhost": vhost, "type": kind, "durable": true, "auto_delete": false, "internal": false,
-                "arguments": arguments(own),
-            })),
-            Object::Queue { name, arguments: own } => queues.push(json!({
-                "name": name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": arguments(own),
-            })),
-            Object::Binding { exchange, queue, key } => bindings.push(json!({
-                "source": exchange, "vhost": vhost, "destination": queue, "destination_type": "queue",
-                "routing_key": key, "arguments": {},
-            })),
-        }
-    }
-    json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings })
 }
 
 #[cfg(test)]
@@ -397,13 +430,5 @@ mod tests {
             let wait = &arguments(&format!("longshore.delay.v1.l{level:02}"))["x-message-ttl"];
             assert_eq!(*wait, Argument::Number(1_000 * 2_i64.pow(u32::from(level))));
         }
-    }
-
-    #[test]
-    fn the_definitions_name_everything() {
-        let objects = all();
-        let definitions = definitions(&objects, "/");
-        let count = |what: &str| definitions[what].as_array().unwrap().len();
-        assert_eq!(count("exchanges") + count("queues") + count("bindings"), objects.len());
     }
 }

@@ -8,6 +8,7 @@
 //! Left to others: what a record means (`domain/claim.rs`), when to ask (`engine`), sealing of tokens (`identity`). Only
 //! this folder names the crate `redis`.
 
+mod canary;
 mod link;
 mod listings;
 mod memory;

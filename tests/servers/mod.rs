@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, OnceLock},
 };
@@ -90,8 +90,13 @@ impl Redis {
 
     /// `FLUSHALL`: everything is forgotten, and no id changes.
     pub fn flush(&self) {
-        let said = Command::new("redis-cli").args(["-p", &self.port.to_string(), "FLUSHALL"]).output().unwrap();
-        assert_eq!(said.stdout.trim_ascii(), b"OK");
+        assert_eq!(self.said(&["FLUSHALL"]), "OK");
+    }
+
+    /// What it answers to a command.
+    pub fn said(&self, command: &[&str]) -> String {
+        let said = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(command).output().unwrap();
+        String::from_utf8_lossy(said.stdout.trim_ascii()).into_owned()
     }
 }
 
@@ -100,6 +105,8 @@ impl Redis {
 pub struct RabbitMq {
     _running: Running,
     pub port: u16,
+    epmd: u16,
+    folder: PathBuf,
 }
 
 impl RabbitMq {
@@ -137,11 +144,40 @@ impl RabbitMq {
             folder = folder.display(),
         );
         let running = Running::start(&script, "ready");
-        Self { _running: running, port }
+        Self { _running: running, port, epmd, folder: folder.to_owned() }
     }
 
     pub fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+        self.url_of("guest", "guest")
+    }
+
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// `rabbitmqctl` with these arguments: what it said, and whether it did it. It takes a second or two.
+    pub fn control(&self, arguments: &[&str]) -> (bool, String) {
+        let ran = Command::new(CONTROL)
+            .args(["-q", "-n", &format!("longshore{}@localhost", self.port)])
+            .args(arguments)
+            .env("HOME", self.folder.join("home"))
+            .env("ERL_EPMD_PORT", self.epmd.to_string())
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .output()
+            .unwrap();
+        let said = [ran.stdout, ran.stderr].concat();
+        (ran.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// A user with rights on names that match, in the order configure, write, read; its URL.
+    pub fn user(&self, name: &str, rights: [&str; 3]) -> String {
+        for arguments in
+            [&["add_user", name, "a-password"][..], &["set_permissions", name, rights[0], rights[1], rights[2]]]
+        {
+            let (is_done, said) = self.control(arguments);
+            assert!(is_done, "{arguments:?}: {said}");
+        }
+        self.url_of(name, "a-password")
     }
 
     /// One for all tests of this process.

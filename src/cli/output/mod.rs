@@ -15,7 +15,7 @@ pub use self::{
     form::{Closed, Form, OutputFormat, Printer},
     human::{duration, rate, size},
     live::{Row, Rows},
-    problem::Problem,
+    problem::{Problem, in_words},
     style::{ColorChoice, Mark, Paint, Seen, Style},
     table::{Column, Table},
     time::Times,

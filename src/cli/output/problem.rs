@@ -68,7 +68,13 @@ impl Problem {
 }
 
 fn shown(style: &Style, text: &str) -> String {
-    style.text(&without_numbers(&crate::telemetry::redact(text))).into_owned()
+    style.text(&in_words(text)).into_owned()
+}
+
+/// What somebody else's error says, for people: without secrets and without the system's numbers.
+#[must_use]
+pub fn in_words(text: &str) -> String {
+    without_numbers(&crate::telemetry::redact(text))
 }
 
 /// The system's own words without its number for them, ` (os error 2)`: a person has no use for it.
