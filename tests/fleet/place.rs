@@ -117,7 +117,7 @@ impl Place {
         std::thread::spawn(move || read.lines().map_while(Result::ok).try_for_each(|read| line.send(read)));
         let mut running = Running { child, address: String::new(), lines };
         let told = running.says("health http://");
-        running.address = told.split_once("health http://").unwrap().1.trim().to_owned();
+        told.split_once("health http://").unwrap().1.trim().clone_into(&mut running.address);
         running
     }
 

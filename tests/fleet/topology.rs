@@ -321,6 +321,33 @@ fn the_definitions_can_be_imported_and_are_what_declare_would_make() {
 }
 
 #[test]
+fn an_intake_lane_at_its_length_refuses_and_tells_its_producer() {
+    if !servers::are_installed() {
+        return;
+    }
+    let place = Place::new();
+    place.run(&["topology", "declare"]).ended(0);
+    let grouped = place.run(&["topology", "definitions"]).ended(0).json();
+    let pattern = grouped["policies"][0]["pattern"].as_str().unwrap();
+    let policy = format!("{}-short", place.prefix);
+    let (is_done, said) = place.broker.control(&["set_policy", &policy, pattern, r#"{"max-length":2}"#]);
+    assert!(is_done, "{said}");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (_connection, channel) = place.channel().await;
+        channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.unwrap();
+        let mut refused = 0;
+        for _ in 0..50 {
+            let (exchange, options) = (place.name("jobs"), BasicPublishOptions::default());
+            let properties = BasicProperties::default().with_delivery_mode(2);
+            let sent = channel.basic_publish(exchange.as_str().into(), "upload".into(), options, b"{}", properties);
+            refused += u32::from(sent.await.unwrap().await.unwrap().is_nack());
+        }
+        assert!(refused > 0, "50 jobs went into a lane of two");
+    });
+}
+
+#[test]
 fn a_broker_or_a_memory_that_does_not_answer_is_told_with_its_address_and_without_its_password() {
     if !servers::are_installed() {
         return;
