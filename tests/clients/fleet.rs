@@ -1,6 +1,6 @@
 //! A fleet: private servers, the sandbox, and a configuration for workers and clients.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -19,19 +19,32 @@ use crate::{
     world::World,
 };
 
+/// A broker that the tests of this process share, and a memory of one's own.
+pub(crate) struct Servers {
+    pub(crate) broker: Arc<RabbitMq>,
+    pub(crate) redis: Redis,
+}
+
+impl Servers {
+    pub(crate) fn new(folder: &Path) -> Self {
+        let broker = RabbitMq::shared(&run_folder::root().join(format!("rabbitmq-{}", std::process::id())));
+        Self { broker, redis: Redis::start(&folder.join("redis")) }
+    }
+}
+
 /// One test's own: names at a shared broker, a memory, a sandbox.
 pub(crate) struct Fleet {
     pub(crate) world: World,
     pub(crate) broker: Arc<RabbitMq>,
-    _redis: Redis,
+    _servers: Servers,
     pub(crate) prefix: String,
 }
 
 impl Fleet {
     pub(crate) fn new(prefix: &str, producers: &[&str]) -> Self {
         let world = World::new();
-        let broker = RabbitMq::shared(&run_folder::root().join(format!("rabbitmq-{}", std::process::id())));
-        let redis = Redis::start(&world.path("redis"));
+        let servers = Servers::new(world.path("").as_path());
+        let (broker, redis) = (Arc::clone(&servers.broker), &servers.redis);
         std::fs::write(world.path("broker-url"), broker.url()).unwrap();
         std::fs::write(world.path("redis-url"), redis.url()).unwrap();
         let key = world.path("seal-key");
@@ -43,7 +56,7 @@ impl Fleet {
             json!(producers),
         );
         std::fs::write(world.path("more.toml"), more).unwrap();
-        let fleet = Self { world, broker, _redis: redis, prefix: prefix.to_owned() };
+        let fleet = Self { world, broker, _servers: servers, prefix: prefix.to_owned() };
         fleet.declare();
         fleet
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{fleet::Fleet, servers, world::until};
 
 /// The interpreter that has pika; none when it is missing, told aloud.
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("clients/venv/bin/python");
     let python = if own.exists() { own } else { PathBuf::from("python3") };

@@ -48,6 +48,11 @@ impl Ran {
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
+    /// This test's own.
+    pub(crate) fn of_this_test(kind: &str) -> Self {
+        Self(run_folder::folder_of_this_test(kind).unwrap())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
@@ -67,7 +72,7 @@ impl World {
     /// A fast sandbox and the configuration for it.
     pub(crate) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let folder = Folder(run_folder::folder_of_this_test("it").unwrap());
+        let folder = Folder::of_this_test("it");
         // Characters that a form has to encode, so that every form of it can be told apart.
         let secret = format!("{}~+/=&%", clock::uuid_v4().simple());
         run_folder::register_secret(secret.as_bytes()).unwrap();
