@@ -251,48 +251,103 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(5);
 
-    #[tokio::test]
+    /// A limit passes, and whoever waits for it sees so. The clock of these tests stands still but for this: the machine's own
+    /// pace decides nothing.
+    async fn pass() {
+        tokio::task::yield_now().await;
+        tokio::time::advance(SHORT).await;
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn work_that_stands_still_is_left_behind_and_stops_at_its_next_piece() {
         let (go_on, wait) = mpsc::channel::<()>();
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let failure = limited(SHORT, Path::new("/share/nic.cab"), move |pace| {
+        let (tell, told) = oneshot::channel();
+        let (begun, begins) = oneshot::channel();
+        let work = tokio::spawn(limited(SHORT, Path::new("/share/nic.cab"), move |pace| {
             pace.beat().unwrap();
+            begun.send(()).unwrap();
             wait.recv().unwrap();
             tell.send(pace.beat().is_err()).unwrap();
             Ok(())
-        })
-        .await
-        .unwrap_err();
+        }));
+        begins.await.unwrap();
+        pass().await;
+        assert!(!work.is_finished(), "it gave a sign of life in the first limit");
+        pass().await;
+        let failure = work.await.unwrap().unwrap_err();
         assert!(matches!(&failure, Failure::Transient(cause) if cause.kind == Kind::LocalIo), "{failure:?}");
-        assert!(failure.to_string().contains("/share/nic.cab"), "{failure}");
+        assert!(failure.to_string().contains("/share/nic.cab has not answered"), "{failure}");
         go_on.send(()).unwrap();
         assert!(told.await.unwrap(), "it was told to stop");
     }
 
-    #[tokio::test]
-    async fn work_that_moves_may_take_many_times_the_limit() {
-        let begun = crate::clock::monotonic();
-        let moves = |long: Duration| {
-            move |pace: &Pace| {
-                while begun.elapsed() < long && pace.beat().is_ok() {}
+    /// Work that shows a sign of life whenever it is told to, and ends when nobody tells it any more.
+    struct Told {
+        order: mpsc::Sender<()>,
+        beaten: tokio::sync::mpsc::UnboundedReceiver<()>,
+        waiting: tokio::task::JoinHandle<Result<u8, Failure>>,
+    }
+
+    impl Told {
+        fn begin() -> Self {
+            let (order, orders) = mpsc::channel::<()>();
+            let (tell, beaten) = tokio::sync::mpsc::unbounded_channel();
+            let work = move |pace: &Pace| {
+                for () in orders {
+                    if pace.beat().is_err() || tell.send(()).is_err() {
+                        break;
+                    }
+                }
                 Ok(7)
+            };
+            let waiting = tokio::spawn(async move { limited(SHORT, Path::new("x"), work).await });
+            Self { order, beaten, waiting }
+        }
+
+        /// A sign of life in each of so many limits, or until nobody waits any more.
+        async fn beats(&mut self, limits: u32) {
+            for _ in 0..limits {
+                if self.order.send(()).is_err() || self.beaten.recv().await.is_none() {
+                    return;
+                }
+                pass().await;
             }
-        };
-        assert_eq!(limited(4 * SHORT, Path::new("x"), moves(20 * SHORT)).await, Ok(7));
-        let failure = limited(SHORT, Path::new("x"), moves(Duration::from_secs(60))).await.unwrap_err();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_moves_may_take_many_times_the_limit() {
+        let mut told = Told::begin();
+        told.beats(WINDOWS - 5).await;
+        drop(told.order);
+        assert_eq!(told.waiting.await.unwrap(), Ok(7));
+
+        let mut told = Told::begin();
+        told.beats(WINDOWS + 5).await;
+        drop(told.order);
+        let failure = told.waiting.await.unwrap().unwrap_err();
         assert!(failure.to_string().contains("has not ended in 150ms"), "{failure}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn threads_that_are_left_behind_count_until_they_come_back() {
         static ONE: Semaphore = Semaphore::const_new(1);
         let (go_on, wait) = mpsc::channel::<()>();
-        let hung = limited_to(&ONE, SHORT, Path::new("/share/nic.cab"), move |_| {
+        let (begun, begins) = oneshot::channel();
+        let hung = tokio::spawn(limited_to(&ONE, SHORT, Path::new("/share/nic.cab"), move |_| {
+            begun.send(()).unwrap();
             wait.recv().unwrap();
             Ok(())
-        });
-        assert!(hung.await.unwrap_err().to_string().contains("hangs"));
-        let refused = limited_to(&ONE, SHORT, Path::new("/local/wifi.cab"), |_| Ok(())).await.unwrap_err();
+        }));
+        begins.await.unwrap();
+        pass().await;
+        assert!(hung.await.unwrap().unwrap_err().to_string().contains("hangs"));
+        let refused = tokio::spawn(limited_to(&ONE, SHORT, Path::new("/local/wifi.cab"), |_| Ok(())));
+        pass().await;
+        let refused = refused.await.unwrap().unwrap_err();
         assert!(matches!(&refused, Failure::Transient(cause) if cause.kind == Kind::LocalIo), "{refused:?}");
         let text = refused.to_string();
         assert!(text.contains("no thread was free for /local/wifi.cab") && !text.contains("not answered"), "{text}");
@@ -341,17 +396,25 @@ mod tests {
     }
 
     #[cfg(unix)]
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_pipe_is_refused_and_one_that_is_opened_all_the_same_is_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("nic.cab");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
         assert_eq!(Pace::default().open(&pipe).unwrap_err().kind(), ErrorKind::InvalidInput);
-        let path = pipe.clone();
-        let opened =
-            limited(SHORT, &pipe, move |_| File::open(&path).map_err(|error| super::super::disk("", &path, &error)));
-        let failure = opened.await.unwrap_err();
+        let (path, waited) = (pipe.clone(), pipe.clone());
+        let (begun, begins) = oneshot::channel();
+        let opened = tokio::spawn(async move {
+            let open = move |_: &Pace| {
+                begun.send(()).unwrap();
+                File::open(&path).map_err(|error| super::super::disk("", &path, &error))
+            };
+            limited(SHORT, &waited, open).await.map(|_| ())
+        });
+        begins.await.unwrap();
+        pass().await;
+        let failure = opened.await.unwrap().unwrap_err();
         assert!(failure.to_string().contains("nic.cab"), "{failure}");
         // Lets the thread go: the runtime would wait for it.
         drop(File::options().write(true).open(&pipe).unwrap());

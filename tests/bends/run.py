@@ -99,7 +99,9 @@ BENDS = {
 def bend(name):
     command, file, old, new = BENDS[name]
     for part in ("src", "tests", "config", "benches"):
-        shutil.copytree(ROOT / part, COPY / part, dirs_exist_ok=True)
+        # What an earlier tree had and this one has not must not stay.
+        shutil.rmtree(COPY / part, ignore_errors=True)
+        shutil.copytree(ROOT / part, COPY / part)
     for part in ("Cargo.toml", "Cargo.lock", "clippy.toml"):
         shutil.copy2(ROOT / part, COPY / part)
     target = COPY / file
