@@ -1,6 +1,7 @@
 //! The home of a fleet: jobs on RabbitMQ, memory in Redis, behind the same ports as every other home.
 //!
-//! A step's end is composed by `engine/settle.rs` from the two halves, in the one written order.
+//! A step's end is composed by `engine/settle.rs` from the two halves, in the one written order. The accounts' rates are
+//! kept by [`Rates`], which serves this process alone while the memory does not answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +26,7 @@ use crate::{
         settle::{self, Broker, Proof},
     },
     rabbitmq::{Delivery, Rabbit},
-    redis::Store,
+    redis::{Rates, Store},
 };
 
 /// One process's half of the fleet: a broker and a memory. Cheap to clone.
@@ -33,6 +34,7 @@ use crate::{
 pub struct Fleet {
     broker: Rabbit,
     memory: Store,
+    rates: Arc<Rates>,
     id: Arc<u128>,
 }
 
@@ -40,7 +42,8 @@ impl Fleet {
     /// A home over these two, with a random id for its claims.
     #[must_use]
     pub fn new(broker: Rabbit, memory: Store) -> Self {
-        Self { broker, memory, id: Arc::new(u128::from_be_bytes(crate::clock::random_bytes())) }
+        let rates = Arc::new(Rates::new(memory.clone()));
+        Self { broker, memory, rates, id: Arc::new(u128::from_be_bytes(crate::clock::random_bytes())) }
     }
 
     /// What this process's claims name.
@@ -192,31 +195,31 @@ impl Quota for Fleet {
         refusals: u32,
         chance: f64,
     ) -> Result<Admission, Unavailable> {
-        self.memory.permit(account, class, refusals, chance).await
+        self.rates.permit(account, class, refusals, chance).await
     }
 
     async fn throttled(&self, account: &AccountName, pause: Duration) -> Result<Moment, Unavailable> {
-        self.memory.throttled(account, pause).await
+        self.rates.throttled(account, pause).await
     }
 
     async fn paused_until(&self, account: &AccountName) -> Result<Moment, Unavailable> {
-        self.memory.paused_until(account).await
+        self.rates.paused_until(account).await
     }
 
     async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {
-        self.memory.failed(account).await
+        self.rates.failed(account).await
     }
 
     async fn succeeded(&self, account: &AccountName) -> Result<(), Unavailable> {
-        self.memory.succeeded(account).await
+        self.rates.succeeded(account).await
     }
 
     async fn polls_in_flight(&self, account: &AccountName) -> Result<u64, Unavailable> {
-        self.memory.polls_in_flight(account).await
+        self.rates.polls_in_flight(account).await
     }
 
     fn polls_per_minute(&self, account: &AccountName) -> f64 {
-        self.memory.polls_per_minute(account)
+        self.rates.polls_per_minute(account)
     }
 }
 

@@ -123,6 +123,7 @@ pub fn memory(settings: &config::Settings) -> redis::Options {
         listing_for: settings.waits.listings.keep,
         listing_lease: longest_page(settings),
         page_failures: settings.waits.listings.page_failures,
+        max_workers: settings.fleet.max_workers,
         accounts: settings.accounts.iter().map(|(name, account)| (name.clone(), scope(account))).collect(),
         ..redis::Options::default()
     }

@@ -7,7 +7,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError,
-    ScriptInvocation, ServerErrorKind, TlsCertificates, TlsMode,
+    ScriptInvocation, TlsCertificates, TlsMode,
     aio::MultiplexedConnection,
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
@@ -114,16 +114,35 @@ fn down(why: impl Into<String>) -> Unavailable {
     Unavailable { what: "memory", why: why.into() }
 }
 
+/// Does the server's refusal bear this code? An older one puts the script's before the command's.
+fn says(error: &RedisError, code: &str) -> bool {
+    let is_within = |detail: &str| detail.contains(&format!("-{code} "));
+    error.code() == Some(code) || error.detail().is_some_and(is_within)
+}
+
+/// Refusals of a server that cannot keep what we write: another may be the primary by now.
+const LEFT: [&str; 4] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING"];
+
+/// What a person can do about a refusal, by its code.
+const HINTS: [(&str, &str); 5] = [
+    ("NOPERM", "the user of the memory lacks a right"),
+    ("OOM", "the memory is full: raise its maxmemory"),
+    ("MISCONF", "the memory cannot save to its disk, and takes no writes until it can"),
+    ("NOREPLICAS", "the memory has lost its replicas, and takes no writes until one is back"),
+    ("READONLY", "this server is a replica, not the primary"),
+];
+
 /// What Redis said, in words. The crate's errors name hosts and commands, never a password.
 fn told(error: &RedisError) -> Unavailable {
-    let hint = if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
-        "; the user of the memory lacks a right"
-    } else if error.kind() == ErrorKind::AuthenticationFailed {
-        "; user or password of the memory is refused"
+    let hint = if error.kind() == ErrorKind::AuthenticationFailed {
+        Some("user or password of the memory is refused")
     } else {
-        ""
+        HINTS.into_iter().find(|(code, _)| says(error, code)).map(|(_, hint)| hint)
     };
-    down(format!("Redis: {error}{hint}"))
+    down(match hint {
+        Some(hint) => format!("Redis: {error}; {hint}"),
+        None => format!("Redis: {error}"),
+    })
 }
 
 impl Address {
@@ -286,7 +305,7 @@ impl Link {
         let is_gone = error.is_connection_dropped()
             || error.is_io_error()
             || error.is_timeout()
-            || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown));
+            || LEFT.into_iter().any(|code| says(error, code));
         if is_gone {
             self.drop_connection(number);
         }

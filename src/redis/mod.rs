@@ -12,6 +12,7 @@ mod link;
 mod listings;
 mod memory;
 mod quota;
+mod rates;
 mod scripts;
 mod tokens;
 mod turns;
@@ -29,8 +30,12 @@ use crate::{
     engine::ports::Unavailable,
 };
 
-pub use self::link::{Address, Error, Node, Sentinel, Server, Tls};
 use self::{link::Link, scripts::Scripts};
+pub use self::{
+    link::{Address, Error, Node, Sentinel, Server, Tls},
+    quota::Told,
+    rates::Rates,
+};
 
 /// How the memory is set up.
 #[derive(Debug, Clone)]
@@ -51,6 +56,8 @@ pub struct Options {
     pub listing_lease: Duration,
     /// So many failures of one page in a row make a listing one that cannot be read to its end.
     pub page_failures: u32,
+    /// Processes that may share the accounts' rates: while the memory is silent, each has its part of them.
+    pub max_workers: u32,
     /// What each account is allowed, and in whose name: accounts of one scope share one rate.
     pub accounts: BTreeMap<AccountName, Scope>,
     /// Moves the clock, for tests.
@@ -77,6 +84,7 @@ impl Default for Options {
             listing_for: Duration::from_mins(10),
             listing_lease: Duration::from_secs(1_380),
             page_failures: 5,
+            max_workers: 16,
             accounts: BTreeMap::new(),
             shift: Shift::default(),
         }
