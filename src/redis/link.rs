@@ -114,11 +114,13 @@ fn down(why: impl Into<String>) -> Unavailable {
     Unavailable { what: "memory", why: why.into() }
 }
 
-/// Does the server's refusal bear this code? An older one puts the script's before the command's.
+/// Does the server's refusal bear this code? Within a script an older server puts its own code before the command's.
 fn says(error: &RedisError, code: &str) -> bool {
-    let is_within = |detail: &str| detail.contains(&format!("-{code} "));
-    error.code() == Some(code) || error.detail().is_some_and(is_within)
+    error.code() == Some(code) || error.to_string().split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code)
 }
+
+/// How a script's missing right is worded: it has no code of its own.
+const NO_RIGHT: &str = "The user executing the script can't";
 
 /// Refusals of a server that cannot keep what we write: another may be the primary by now.
 const LEFT: [&str; 4] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING"];
@@ -136,6 +138,8 @@ const HINTS: [(&str, &str); 5] = [
 fn told(error: &RedisError) -> Unavailable {
     let hint = if error.kind() == ErrorKind::AuthenticationFailed {
         Some("user or password of the memory is refused")
+    } else if error.to_string().contains(NO_RIGHT) {
+        Some("the user of the memory lacks a right")
     } else {
         HINTS.into_iter().find(|(code, _)| says(error, code)).map(|(_, hint)| hint)
     };
@@ -290,13 +294,6 @@ impl Link {
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
         let (number, mut connection) = self.connection().await?;
         let answer = command.query_async(&mut connection).await;
-        answer.map_err(|error| self.failed(number, &error))
-    }
-
-    /// Runs several commands, of which no answer matters.
-    pub(super) async fn pipe(&self, commands: &redis::Pipeline) -> Result<(), Unavailable> {
-        let (number, mut connection) = self.connection().await?;
-        let answer = commands.query_async(&mut connection).await;
         answer.map_err(|error| self.failed(number, &error))
     }
 

@@ -38,11 +38,9 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn waits_for_poll(&self, job: &JobKey) -> Result<(), Unavailable> {
-        let (polls, kept) = (self.polls(&job.account), millis(self.options().retention));
-        let mut counted = redis::pipe();
-        counted.zadd(&polls, job.to_string(), crate::clock::moment().as_millis()).ignore();
-        counted.pexpire(&polls, i64::try_from(kept).unwrap_or(i64::MAX)).ignore();
-        self.inner.link.pipe(&counted).await
+        let mut call = self.inner.scripts.waits.prepare_invoke();
+        call.key(self.polls(&job.account)).arg(job.to_string()).arg(millis(self.options().retention));
+        self.run(&mut call).await.map(|_: u8| ())
     }
 }
 

@@ -2,8 +2,9 @@
 //! the same state.
 //!
 //! The script says which instant it saw; the pure bucket is asked at that one. After each call the states are compared and
-//! the pure one is set to what the server holds, so that roundings never add up. Allowed are 1 ms in an instant that was
-//! computed from a span, 1 us in an arrival time, and a part in 10^12 of the learned rate.
+//! the pure one is set to what the server holds, so that roundings never add up. Allowed are 1 ms in the end of a refused
+//! ticket's wait, 1 us in an arrival time, and a part in 10^9 of a call a minute in the learned
+//! rate.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -119,7 +120,7 @@ fn is_near(server: Moment, pure: Moment) -> bool {
 
 fn is_same(server: Admission, pure: Admission) -> bool {
     match (server, pure) {
-        (Admission::Granted { at: one }, Admission::Granted { at: other }) => is_near(one, other),
+        (Admission::Granted { at: one }, Admission::Granted { at: other }) => one == other,
         (
             Admission::Refused { until: one, by_gate: gate },
             Admission::Refused { until: other, by_gate: other_gate },

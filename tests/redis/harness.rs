@@ -99,7 +99,7 @@ pub(crate) async fn in_time<T>(call: impl Future<Output = T>) -> T {
 }
 
 /// Waits until the memory answers as it should.
-pub(crate) async fn until<T, F: Future<Output = Result<T, Unavailable>>>(mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn until<T>(ask: impl AsyncFn() -> Result<T, Unavailable>) -> T {
     let mut last = None;
     for _ in 0..600 {
         match in_time(ask()).await {
