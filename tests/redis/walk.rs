@@ -112,7 +112,7 @@ impl Walk {
                 }
             }
             17 => {
-                store.throttled(&account, Duration::from_secs(1)).await?;
+                store.throttled(&account, Duration::from_secs(600)).await?;
             }
             18 => {
                 store.paused_until(&account).await?;
