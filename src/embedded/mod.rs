@@ -52,14 +52,16 @@ use crate::domain::{
     quota::Limits,
 };
 
-pub use crate::clock::Shift;
+pub use crate::{
+    clock::Shift,
+    domain::view::{JobFilter, JobSummary, JobView, State, Transfer},
+};
 
 pub use self::{
     dead_letters::{DeadLetter, DeadLetters},
     error::Error,
     events::EventFilter,
     glance::{Named, glance},
-    jobs::{JobFilter, JobSummary, JobView, State, Transfer},
     queue::Delivery,
     retention::Tidied,
     submit::{Accepted, Cancelled, Replayed},

@@ -16,6 +16,7 @@ mod rates;
 mod scripts;
 mod tokens;
 mod turns;
+mod view;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -35,6 +36,7 @@ pub use self::{
     link::{Address, Error, Node, Sentinel, Server, Tls},
     quota::Told,
     rates::Rates,
+    view::{Shown, TicketFacts},
 };
 
 /// How the memory is set up.
@@ -48,6 +50,8 @@ pub struct Options {
     pub response_timeout: Duration,
     /// How long a record stays after it was last touched.
     pub retention: Duration,
+    /// How long what people are shown of a job stays after it was last written.
+    pub shown_for: Duration,
     /// How long a turn lasts at most, counted from its stamp, else from its taking.
     pub turn_for: Duration,
     /// How long a whole listing may be read.
@@ -80,6 +84,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(5),
             retention: Duration::from_hours(30 * 24),
+            shown_for: Duration::from_hours(30 * 24),
             turn_for: Duration::from_mins(20),
             listing_for: Duration::from_mins(10),
             listing_lease: Duration::from_secs(1_380),

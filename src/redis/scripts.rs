@@ -17,6 +17,8 @@ pub(super) struct Scripts {
     pub listed: Script,
     pub quota: Script,
     pub lease: Script,
+    pub shown: Script,
+    pub list: Script,
 }
 
 impl Scripts {
@@ -32,6 +34,8 @@ impl Scripts {
             listing: on_birth(include_str!("lua/listing.lua")),
             listed: on_birth(include_str!("lua/listed.lua")),
             quota: Script::new(include_str!("lua/quota.lua")),
+            shown: on_birth(include_str!("lua/shown.lua")),
+            list: on_birth(include_str!("lua/list.lua")),
             lease: Script::new(include_str!("lua/lease.lua")),
         }
     }

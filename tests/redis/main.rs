@@ -10,6 +10,8 @@ mod rights;
 mod sentinel;
 mod tls;
 mod tokens;
+mod unclaimed;
+mod view;
 mod walk;
 
 #[path = "../sim/chance.rs"]
