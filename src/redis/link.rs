@@ -259,7 +259,8 @@ impl Link {
         if let Some(present) = self.present()? {
             return Ok(present);
         }
-        let made = tokio::time::timeout(self.patience, connect(&mut source, &self.config)).await;
+        // Boxed: rare, and by far the largest future of every call that may have to wait for it.
+        let made = tokio::time::timeout(self.patience, Box::pin(connect(&mut source, &self.config))).await;
         let made = made.unwrap_or_else(|_| Err(down("no connection in time")));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match made {

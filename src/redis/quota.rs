@@ -91,7 +91,7 @@ impl Store {
     pub async fn tell_throttled(&self, account: &AccountName, pause: Duration) -> Result<Told<Moment>, Unavailable> {
         let mut call = self.bucket("throttled", account, QuotaClass::Write);
         call.arg(millis(pause.min(LONGEST_PAUSE)));
-        instant(self.told(&mut call).await?)
+        instant(&self.told(&mut call).await?)
     }
 
     /// As [`Quota::paused_until`], with the memory's clock.
@@ -99,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn ask_pause(&self, account: &AccountName) -> Result<Told<Moment>, Unavailable> {
-        instant(self.told(&mut self.bucket("paused", account, QuotaClass::Write)).await?)
+        instant(&self.told(&mut self.bucket("paused", account, QuotaClass::Write)).await?)
     }
 
     /// As [`Quota::failed`], with the memory's clock.
@@ -121,7 +121,7 @@ impl Store {
     }
 }
 
-fn instant(told: Told<(String, Option<Moment>)>) -> Result<Told<Moment>, Unavailable> {
+fn instant(told: &Told<(String, Option<Moment>)>) -> Result<Told<Moment>, Unavailable> {
     let answer = told.answer.1.ok_or_else(|| foreign("a bucket"))?;
     Ok(Told { answer, now: told.now, pause: told.pause })
 }
@@ -167,7 +167,7 @@ impl Quota for Store {
     }
 
     async fn succeeded(&self, account: &AccountName) -> Result<(), Unavailable> {
-        Ok(self.tell_succeeded(account).await?.answer)
+        self.tell_succeeded(account).await.map(|_| ())
     }
 
     async fn polls_in_flight(&self, account: &AccountName) -> Result<u64, Unavailable> {

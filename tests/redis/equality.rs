@@ -147,7 +147,7 @@ async fn run(
     calls: u32,
     redis: &servers::Redis,
     looker: &mut redis::aio::MultiplexedConnection,
-    seen: &mut Seen,
+    tally: &mut Seen,
 ) {
     let mut chance = Chance::new(seed, 0);
     let limits = limits(&mut chance);
@@ -164,7 +164,7 @@ async fn run(
             1..=3 => chance.between(0, 60_000),
             4 => {
                 shift.step_back(Duration::from_millis(chance.between(0, 120_000)));
-                seen.moved_back += 1;
+                tally.moved_back += 1;
                 0
             }
             5..=9 => 0,
@@ -185,12 +185,12 @@ async fn run(
                     told.answer,
                 );
                 match told.answer {
-                    Admission::Granted { .. } => seen.granted += 1,
-                    Admission::Refused { by_gate: true, .. } => seen.gated += 1,
-                    Admission::Refused { by_gate: false, .. } => seen.waited += 1,
+                    Admission::Granted { .. } => tally.granted += 1,
+                    Admission::Refused { by_gate: true, .. } => tally.gated += 1,
+                    Admission::Refused { by_gate: false, .. } => tally.waited += 1,
                 }
                 if class == QuotaClass::Look && matches!(told.answer, Admission::Refused { by_gate: false, .. }) {
-                    seen.looks_refused += 1;
+                    tally.looks_refused += 1;
                 }
                 let again = matches!(told.answer, Admission::Refused { .. }) && chance.happens(0.7);
                 refusals = if again { refusals + 1 } else { 0 };
@@ -207,7 +207,7 @@ async fn run(
                 let told = store.tell_failed(&account).await.unwrap();
                 let pure = bucket.failed(told.now, &limits);
                 assert_eq!(told.answer, pure, "seed {seed}, call {call}: failed");
-                seen.closed += u32::from(pure.is_some());
+                tally.closed += u32::from(pure.is_some());
                 told.now
             }
             35 => {

@@ -1,6 +1,6 @@
 //! The rights that a worker's user needs at the server, and no others.
 
-use longshore::{engine::ports::Memory as _, redis::Store};
+use longshore::{domain::view::JobFilter, engine::ports::Memory as _, redis::Store};
 
 use crate::{
     harness::{at, key, options, redis, store},
@@ -10,7 +10,8 @@ use crate::{
 
 /// The user of the docs (`docs/fleet/redis.md`), word for word; a test holds the two together.
 pub(crate) const RIGHTS: &str = "resetchannels ~longshore:* -@all +info +time +evalsha +script|load +get +set +del \
-                                 +exists +pexpire +hget +hgetall +hmget +hset +zadd +zcard +zrem +zremrangebyscore";
+                                 +exists +pexpire +hget +hgetall +hmget +hset +zadd +zcard +zrem +zremrangebyscore \
+                                 +zrevrangebyscore";
 
 const PASSWORD: &str = "worker-password-of-a-test";
 
@@ -38,7 +39,11 @@ async fn a_worker_needs_these_rights_and_each_of_them() {
         let store = user();
         store.born_clean(true).await?;
         store.server().await?;
-        Walk::default().all(&store).await
+        Walk::default().all(&store).await?;
+        store.jobs(&JobFilter::default()).await?;
+        store.job(&key("walk")).await?;
+        store.named(&key("walk").id).await?;
+        store.birth().await.map(|_| ())
     };
     grant(RIGHTS);
     everything().await.unwrap();
@@ -56,6 +61,13 @@ async fn a_worker_needs_these_rights_and_each_of_them() {
         let words = [&["--user", "longshore", "--pass", PASSWORD, "--no-auth-warning"], command].concat();
         assert!(redis.cli(&words).contains("NOPERM"), "{command:?}");
     }
+}
+
+#[test]
+fn the_docs_name_the_same_rights() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let docs = words(include_str!("../../docs/fleet/redis.md"));
+    assert!(docs.contains(&format!("user longshore on >PASSWORD {} ```", words(RIGHTS))), "{RIGHTS}");
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ impl Redis {
             conf.push_str("save \"\"\n");
         }
         for (name, value) in settings {
-            conf.push_str(&format!("{name} {value}\n"));
+            conf.extend([name, " ", value, "\n"]);
         }
         fs::write(folder.join("redis.conf"), conf).unwrap();
         let mut this = Self { running: None, folder: folder.to_owned(), mode, port };
