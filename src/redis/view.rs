@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use ::redis::Value;
+use serde::{Deserialize, Serialize};
 
 use super::{Store, foreign, memory};
 use crate::{
@@ -39,52 +40,120 @@ pub struct Shown {
 }
 
 /// What a ticket tells of its job.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TicketFacts(Vec<(&'static str, String)>);
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TicketFacts {
+    kind: String,
+    labels: BTreeMap<String, String>,
+    accepted_at: Moment,
+    deadline: Option<Moment>,
+    product: Option<String>,
+    submission: Option<String>,
+    due: Option<Moment>,
+}
 
 impl TicketFacts {
     /// The facts of a ticket that goes on, waits, or is the last one.
     #[must_use]
     pub fn of(ticket: &Ticket) -> Self {
-        let millis = |at: Moment| at.as_millis().to_string();
-        Self(vec![
-            ("kind", ticket.job.kind.name().to_owned()),
-            ("labels", serde_json::to_string(&ticket.job.labels).unwrap_or_default()),
-            ("accepted_at", millis(ticket.accepted_at)),
-            ("deadline", millis(ticket.deadline)),
-            ("product", ticket.progress.product_id.map(|id| id.to_string()).unwrap_or_default()),
-            ("submission", ticket.progress.submission_id.map(|id| id.to_string()).unwrap_or_default()),
-            ("due", ticket.due.map(millis).unwrap_or_default()),
+        Self {
+            kind: ticket.job.kind.name().to_owned(),
+            labels: ticket.job.labels.clone(),
+            accepted_at: ticket.accepted_at,
+            deadline: Some(ticket.deadline),
+            product: ticket.progress.product_id.map(|id| id.to_string()),
+            submission: ticket.progress.submission_id.map(|id| id.to_string()),
+            due: ticket.due,
+        }
+    }
+}
+
+/// What a record tells, in a few words of one field: every write of a record writes it, so it is short.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Stand {
+    place: Place,
+    /// Until when somebody is at work.
+    until: Option<Moment>,
+    wish_at: Option<Moment>,
+    ended: Option<(State, Moment)>,
+    transfer: Option<Transfer>,
+}
+
+impl Default for Stand {
+    fn default() -> Self {
+        Self { place: Place::FIRST, until: None, wish_at: None, ended: None, transfer: None }
+    }
+}
+
+impl Stand {
+    fn of(record: &JobRecord, shown: &Shown) -> Self {
+        Self {
+            place: record.place,
             // Whoever settles is at work no more.
-            ("until", String::new()),
-        ])
+            until: record.holder.filter(|_| shown.ticket.is_none()).map(|holder| holder.until),
+            wish_at: record.wish.map(|wish| wish.at),
+            ended: record.end.as_ref().map(|end| (state(end.name), end.at)),
+            transfer: shown.transfer.filter(|_| record.end.is_none()),
+        }
+    }
+
+    fn state(&self, now: Moment) -> State {
+        match (self.ended, self.wish_at, self.until) {
+            (Some((state, _)), ..) => state,
+            (None, Some(_), _) => State::Cancelling,
+            (None, None, Some(until)) if until > now => State::Running,
+            (None, None, Some(_) | None) => State::Waiting,
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let mut number = || words.next()?.parse::<i64>().ok();
+        let (generation, step, r#try) = (number()?, number()?, number()?);
+        let place = Place {
+            generation: u32::try_from(generation).ok()?,
+            step: u16::try_from(step).ok()?,
+            r#try: u32::try_from(r#try).ok()?,
+        };
+        let mut moment = || number().map(Moment::from_millis);
+        let (until, wish_at, ended_at) = (moment(), moment(), moment());
+        let ended = words.next().and_then(|state| state.parse().ok());
+        let mut number = || words.next()?.parse::<u64>().ok();
+        let transfer = number().zip(number()).zip(number());
+        let transfer = transfer.and_then(|((done, total), at)| {
+            Some(Transfer { done, total, at: Moment::from_millis(i64::try_from(at).ok()?) })
+        });
+        Some(Self { place, until, wish_at, ended: ended.zip(ended_at), transfer })
+    }
+}
+
+impl std::fmt::Display for Stand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Place { generation, step, r#try } = self.place;
+        write!(f, "{generation} {step} {}", r#try)?;
+        for at in [self.until, self.wish_at, self.ended.map(|(_, at)| at)] {
+            match at {
+                Some(at) => write!(f, " {}", at.as_millis())?,
+                None => f.write_str(" -")?,
+            }
+        }
+        f.write_str(self.ended.map_or(" -", |_| " "))?;
+        f.write_str(self.ended.map_or("", |(state, _)| state.as_str()))?;
+        match self.transfer {
+            Some(Transfer { done, total, at }) => write!(f, " {done} {total} {}", at.as_millis()),
+            None => Ok(()),
+        }
     }
 }
 
 impl Shown {
-    /// Names and values; a later one counts.
+    /// Names and values that are written with this record.
     pub(super) fn fields(&self, record: &JobRecord) -> Vec<(&'static str, String)> {
-        let millis = |at: Moment| at.as_millis().to_string();
-        let Place { generation, step, r#try } = record.place;
-        let mut fields = vec![
-            ("generation", generation.to_string()),
-            ("step", step.to_string()),
-            ("try", r#try.to_string()),
-            ("until", record.holder.map(|holder| millis(holder.until)).unwrap_or_default()),
-            ("wish_at", record.wish.map(|wish| millis(wish.at)).unwrap_or_default()),
-            ("ended", record.end.as_ref().map(|end| state(end.name).as_str().to_owned()).unwrap_or_default()),
-            ("ended_at", record.end.as_ref().map(|end| millis(end.at)).unwrap_or_default()),
-            ("due", String::new()),
-        ];
-        if let Some(TicketFacts(facts)) = &self.ticket {
-            fields.extend(facts.iter().cloned());
+        let mut fields = vec![("stand", Stand::of(record, self).to_string())];
+        if let Some(facts) = &self.ticket {
+            fields.push(("ticket", serde_json::to_string(facts).unwrap_or_default()));
+            fields.push(("accepted_at", facts.accepted_at.as_millis().to_string()));
         }
-        if record.end.is_some() {
-            fields.push(("due", String::new()));
-        }
-        let transfer = self.transfer.filter(|_| record.end.is_none());
-        let transfer = transfer.map(|Transfer { done, total, at }| format!("{done} {total} {}", at.as_millis()));
-        fields.push(("transfer", transfer.unwrap_or_default()));
         fields
     }
 }
@@ -101,66 +170,45 @@ const fn state(end: EndName) -> State {
 
 /// What is written of one job, read back. What is missing or odd counts as unknown: it is only shown.
 #[derive(Debug, Default)]
-struct Fields(BTreeMap<String, String>);
+struct Seen {
+    stand: Stand,
+    ticket: Option<TicketFacts>,
+    touched_at: Option<Moment>,
+}
 
-impl Fields {
-    fn of(parts: &[String]) -> Self {
-        let pairs = parts.chunks_exact(2);
-        Self(pairs.filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone()))).collect())
-    }
-
-    fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
-    }
-
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
-        self.text(name)?.parse().ok()
-    }
-
-    fn moment(&self, name: &str) -> Option<Moment> {
-        self.number(name).map(Moment::from_millis)
-    }
-
-    fn transfer(&self) -> Option<Transfer> {
-        let mut words = self.text("transfer")?.split(' ');
-        let mut number = || words.next()?.parse::<u64>().ok();
-        let (done, total, at) = (number()?, number()?, number()?);
-        Some(Transfer { done, total, at: Moment::from_millis(i64::try_from(at).ok()?) })
-    }
-
-    fn state(&self, now: Moment) -> State {
-        if let Some(ended) = self.text("ended").and_then(|ended| ended.parse().ok()) {
-            ended
-        } else if self.text("wish_at").is_some() {
-            State::Cancelling
-        } else if self.moment("until").is_some_and(|until| until > now) {
-            State::Running
-        } else {
-            State::Waiting
+impl Seen {
+    /// None when there is nothing.
+    fn of(parts: &[String]) -> Option<Self> {
+        let mut seen = Self::default();
+        for pair in parts.chunks_exact(2) {
+            let [name, value] = pair else { continue };
+            match name.as_str() {
+                "stand" => seen.stand = Stand::read(value).unwrap_or_default(),
+                "ticket" => seen.ticket = serde_json::from_str(value).ok(),
+                "touched_at" => seen.touched_at = value.parse().ok().map(Moment::from_millis),
+                _ => {}
+            }
         }
+        (!parts.is_empty()).then_some(seen)
     }
 
-    /// `seen`: its place in the index, for a job whose ticket has told nothing yet.
-    fn summary(&self, key: JobKey, seen: Moment, now: Moment) -> JobSummary {
-        let place = |name| self.number(name).unwrap_or_default();
-        let labels = self.text("labels").and_then(|labels| serde_json::from_str(labels).ok());
+    /// `at`: its place in the index, for a job whose ticket has told nothing yet.
+    fn summary(self, key: JobKey, at: Moment, now: Moment) -> JobSummary {
+        let state = self.stand.state(now);
+        let (is_told, ticket) = (self.ticket.is_some(), self.ticket.unwrap_or_default());
         JobSummary {
             key,
-            kind: self.text("kind").and_then(|kind| kind.parse().ok()),
-            labels: labels.unwrap_or_default(),
-            state: self.state(now),
-            place: Place {
-                generation: self.number("generation").unwrap_or_default(),
-                step: place("step"),
-                r#try: self.number("try").unwrap_or_default(),
-            },
-            accepted_at: self.moment("accepted_at").unwrap_or(seen),
-            deadline: self.moment("deadline"),
-            touched_at: self.moment("touched_at").unwrap_or(seen),
-            ended_at: self.moment("ended_at"),
-            product_id: self.text("product").map(str::to_owned),
-            submission_id: self.text("submission").map(str::to_owned),
-            next_due: self.moment("due"),
+            kind: ticket.kind.parse().ok(),
+            labels: ticket.labels,
+            state,
+            place: self.stand.place,
+            accepted_at: if is_told { ticket.accepted_at } else { at },
+            deadline: ticket.deadline,
+            touched_at: self.touched_at.unwrap_or(at),
+            ended_at: self.stand.ended.map(|(_, at)| at),
+            product_id: ticket.product,
+            submission_id: ticket.submission,
+            next_due: ticket.due.filter(|_| matches!(state, State::Waiting | State::Cancelling)),
         }
     }
 }
@@ -215,9 +263,11 @@ impl Store {
             let looked_at = number().and_then(|count| u32::try_from(count).ok());
             for job in answer {
                 let job: Vec<String> = ::redis::from_redis_value(job).map_err(|_| foreign("a list of jobs"))?;
-                let [key, seen, parts @ ..] = job.as_slice() else { continue };
-                let (Some(key), Ok(seen)) = (JobKey::parse(key), seen.parse()) else { continue };
-                let summary = Fields::of(parts).summary(key, Moment::from_millis(seen), now);
+                let [key, at, parts @ ..] = job.as_slice() else { continue };
+                let (Some(key), Ok(at), Some(seen)) = (JobKey::parse(key), at.parse(), Seen::of(parts)) else {
+                    continue;
+                };
+                let summary = seen.summary(key, Moment::from_millis(at), now);
                 if passes(&summary, filter) {
                     found.push(summary);
                 }
@@ -243,17 +293,11 @@ impl Store {
         let answer: Vec<String> = self.run(&mut call).await?;
         let (known, parts) = answer.split_at_checked(6).ok_or_else(|| foreign("the answer of a script"))?;
         let known = memory::read(known)?;
-        let mut fields = Fields::of(parts);
-        if let Some(record) = known.record.as_ref().filter(|_| fields.0.is_empty()) {
-            // What was shown is gone; the record still tells where the job stands.
-            fields.0.extend(Shown::default().fields(record).into_iter().map(|(name, value)| (name.to_owned(), value)));
-        }
-        if fields.0.is_empty() {
-            return Ok(None);
-        }
-        let transfer = fields.transfer();
-        let wish_at = fields.moment("wish_at");
-        let summary = fields.summary(job.clone(), known.now, known.now);
+        // When what was shown is gone the record still tells where the job stands.
+        let of_record = |record| Seen { stand: Stand::of(record, &Shown::default()), ..Seen::default() };
+        let Some(seen) = Seen::of(parts).or_else(|| known.record.as_ref().map(of_record)) else { return Ok(None) };
+        let Stand { transfer, wish_at, .. } = seen.stand;
+        let summary = seen.summary(job.clone(), known.now, known.now);
         let record = known.record.as_ref();
         let end = record.and_then(|record| record.end.clone()).filter(|_| summary.state.is_end());
         Ok(Some(JobView {
@@ -312,12 +356,26 @@ mod tests {
 
     #[test]
     fn what_is_odd_counts_as_unknown() {
-        let parts = ["kind", "no such kind", "labels", "{", "until", "x", "step", "10", "transfer", "1 2"];
-        let fields = Fields::of(&parts.map(str::to_owned));
-        let key = JobKey::parse("contoso/a").unwrap();
-        let summary = fields.summary(key, Moment::from_millis(5), Moment::from_millis(9));
-        assert_eq!((summary.kind, summary.state, summary.place.step), (None, State::Waiting, 10));
-        assert_eq!((summary.accepted_at, fields.transfer()), (Moment::from_millis(5), None));
-        assert!(summary.labels.is_empty());
+        let parts = ["stand", "1 x", "ticket", "{", "touched_at", "soon", "tomorrow", "1"];
+        let seen = Seen::of(&parts.map(str::to_owned)).unwrap();
+        let summary = seen.summary(JobKey::parse("contoso/a").unwrap(), Moment::from_millis(5), Moment::from_millis(9));
+        assert_eq!((summary.kind, summary.state, summary.place), (None, State::Waiting, Place::FIRST));
+        assert_eq!((summary.accepted_at, summary.touched_at), (Moment::from_millis(5), Moment::from_millis(5)));
+        assert!(Seen::of(&[]).is_none());
+    }
+
+    #[test]
+    fn a_stand_reads_as_it_is_written() {
+        let at = Moment::from_millis;
+        let place = Place { generation: 2, step: 50, r#try: 7 };
+        let transfer = Some(Transfer { done: 3, total: 10, at: at(9) });
+        for stand in [
+            Stand { place, ..Stand::default() },
+            Stand { place, until: Some(at(5)), transfer, ..Stand::default() },
+            Stand { place, wish_at: Some(at(6)), ..Stand::default() },
+            Stand { place, wish_at: Some(at(6)), ended: Some((State::TimedOut, at(7))), ..Stand::default() },
+        ] {
+            assert_eq!(Stand::read(&stand.to_string()), Some(stand), "{stand}");
+        }
     }
 }

@@ -159,3 +159,21 @@ async fn a_memory_that_stands_still_delays_one_caller_at_a_time() {
     }
     redis.thaw();
 }
+
+#[tokio::test]
+async fn a_pause_is_kept_to_its_end_however_long_it_is() {
+    if !servers::is_redis_installed() {
+        return;
+    }
+    let (redis, shift) = (redis(), Shift::default());
+    let days = Duration::from_hours(7 * 24);
+    process(&redis, &shift).throttled(&account(), days).await.unwrap();
+    let keys = redis.keys();
+    let key = keys.iter().find(|key| key.contains(":rl:")).unwrap();
+    let left = Duration::from_millis(redis.cli(&["PTTL", key]).parse().unwrap());
+    assert!(left > days && left < days * 2, "{left:?}");
+    // One that nobody can mean is cut, and still a pause.
+    let until = process(&redis, &shift).throttled(&account(), Duration::MAX).await.unwrap();
+    assert!(until > now(&shift).after(days));
+    assert_eq!(redis.endless_keys(), Vec::<String>::new());
+}

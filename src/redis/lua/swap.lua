@@ -15,9 +15,12 @@ redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if ARGV[5] ~= '1' then
   redis.call('ZREM', KEYS[3], ARGV[6])
 end
-redis.call('HSET', KEYS[4], 'touched_at', text(now), unpack(ARGV, 8, #ARGV - 1))
+local news = redis.call('HSET', KEYS[4], 'touched_at', text(now), unpack(ARGV, 8, #ARGV - 1))
 redis.call('PEXPIRE', KEYS[4], ARGV[7])
-redis.call('ZADD', KEYS[5], redis.call('HGET', KEYS[4], 'accepted_at') or now, ARGV[6])
-redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', text(now - 2 * ARGV[7]))
-redis.call('PEXPIRE', KEYS[5], ARGV[7])
+-- The index changes with the first claim, and when the ticket first tells when the job was accepted.
+if news > 0 then
+  redis.call('ZADD', KEYS[5], redis.call('HGET', KEYS[4], 'accepted_at') or text(now), ARGV[6])
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', text(now - 2 * ARGV[7]))
+  redis.call('PEXPIRE', KEYS[5], text(2 * ARGV[7]))
+end
 return {}
