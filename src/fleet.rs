@@ -1,8 +1,14 @@
 //! The home of a fleet: jobs on RabbitMQ, memory in Redis, behind the same ports as every other home.
 //!
-//! A step's end is composed by `engine/settle.rs` from the two halves, in the one written order.
+//! A step's end is composed by `engine/settle.rs` from the two halves, in the one written order. The accounts' rates are
+//! kept by [`Rates`], which serves this process alone while the memory does not answer. What people are shown is written
+//! with the records, see [`Shown`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     domain::{
@@ -12,10 +18,11 @@ use crate::{
         plan::JobRecord,
         quota::Admission,
         service::{PageLink, Product},
-        settlement::{SetAside, Settlement},
+        settlement::{Entry, Next, SetAside, Settlement},
         step::{Kind, QuotaClass, Step},
         ticket::{StepResult, Ticket},
         time::Moment,
+        view::Transfer,
     },
     engine::{
         ports::{
@@ -25,7 +32,7 @@ use crate::{
         settle::{self, Broker, Proof},
     },
     rabbitmq::{Delivery, Rabbit},
-    redis::Store,
+    redis::{Rates, Shown, Store, TicketFacts},
 };
 
 /// One process's half of the fleet: a broker and a memory. Cheap to clone.
@@ -33,6 +40,8 @@ use crate::{
 pub struct Fleet {
     broker: Rabbit,
     memory: Store,
+    rates: Arc<Rates>,
+    transfers: Arc<Transfers>,
     id: Arc<u128>,
 }
 
@@ -40,7 +49,14 @@ impl Fleet {
     /// A home over these two, with a random id for its claims.
     #[must_use]
     pub fn new(broker: Rabbit, memory: Store) -> Self {
-        Self { broker, memory, id: Arc::new(u128::from_be_bytes(crate::clock::random_bytes())) }
+        let rates = Arc::new(Rates::new(memory.clone()));
+        Self {
+            broker,
+            memory,
+            rates,
+            transfers: Arc::default(),
+            id: Arc::new(u128::from_be_bytes(crate::clock::random_bytes())),
+        }
     }
 
     /// What this process's claims name.
@@ -81,7 +97,11 @@ impl Queue for Fleet {
         job: Option<&JobKey>,
         settlement: Settlement,
     ) -> Result<Settled, Unavailable> {
-        settle::settle(self, &self.memory, delivery, job, &settlement).await
+        if let Some(job) = job {
+            self.transfers.over(job);
+        }
+        let memory = Showing { memory: self.memory.clone(), shown: shown(&settlement) };
+        settle::settle(self, &memory, delivery, job, &settlement).await
     }
 }
 
@@ -119,13 +139,64 @@ impl Broker for Fleet {
     }
 }
 
+/// What a settlement tells people of its job: what its last ticket says.
+fn shown(settlement: &Settlement) -> Shown {
+    let ended = match &settlement.entry {
+        Entry::End { end, .. } | Entry::EndAgain { end, .. } => Some(&*end.ticket),
+        Entry::Nothing | Entry::Outcome(_) | Entry::LetGo | Entry::LetGoIfHeld | Entry::Panicked => None,
+    };
+    let next = match &settlement.next {
+        Next::Ticket(ticket) => Some(&**ticket),
+        Next::Nothing | Next::Raw { .. } | Next::SetAside(_) => None,
+    };
+    let ticket = ended.or(next).or(settlement.received.as_deref());
+    Shown { ticket: ticket.map(TicketFacts::of), transfer: None }
+}
+
+/// The memory of one settlement: with every record it writes what people are shown.
+#[derive(Debug)]
+struct Showing {
+    memory: Store,
+    shown: Shown,
+}
+
+impl Memory for Showing {
+    async fn load(&self, job: &JobKey) -> Result<Loaded<StepResult, End>, Unavailable> {
+        self.memory.load(job).await
+    }
+
+    async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
+        self.memory.swap_shown(job, epoch, version, record, &self.shown).await
+    }
+}
+
+/// How far the transfers of this process have come: shown whenever their claims are renewed.
+#[derive(Debug, Default)]
+struct Transfers(Mutex<BTreeMap<JobKey, Transfer>>);
+
+impl Transfers {
+    fn at(&self, job: &JobKey, done: u64, total: u64) {
+        let transfer = Transfer { done, total, at: crate::clock::moment() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(job.clone(), transfer);
+    }
+
+    fn of(&self, job: &JobKey) -> Option<Transfer> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(job).copied()
+    }
+
+    fn over(&self, job: &JobKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+    }
+}
+
 impl Memory for Fleet {
     async fn load(&self, job: &JobKey) -> Result<Loaded<StepResult, End>, Unavailable> {
         self.memory.load(job).await
     }
 
     async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
-        self.memory.swap(job, epoch, version, record).await
+        let shown = Shown { ticket: None, transfer: self.transfers.of(job) };
+        self.memory.swap_shown(job, epoch, version, record, &shown).await
     }
 }
 
@@ -192,34 +263,36 @@ impl Quota for Fleet {
         refusals: u32,
         chance: f64,
     ) -> Result<Admission, Unavailable> {
-        self.memory.permit(account, class, refusals, chance).await
+        self.rates.permit(account, class, refusals, chance).await
     }
 
     async fn throttled(&self, account: &AccountName, pause: Duration) -> Result<Moment, Unavailable> {
-        self.memory.throttled(account, pause).await
+        self.rates.throttled(account, pause).await
     }
 
     async fn paused_until(&self, account: &AccountName) -> Result<Moment, Unavailable> {
-        self.memory.paused_until(account).await
+        self.rates.paused_until(account).await
     }
 
     async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {
-        self.memory.failed(account).await
+        self.rates.failed(account).await
     }
 
     async fn succeeded(&self, account: &AccountName) -> Result<(), Unavailable> {
-        self.memory.succeeded(account).await
+        self.rates.succeeded(account).await
     }
 
     async fn polls_in_flight(&self, account: &AccountName) -> Result<u64, Unavailable> {
-        self.memory.polls_in_flight(account).await
+        self.rates.polls_in_flight(account).await
     }
 
     fn polls_per_minute(&self, account: &AccountName) -> f64 {
-        self.memory.polls_per_minute(account)
+        self.rates.polls_per_minute(account)
     }
 }
 
 impl Views for Fleet {
-    fn transferred(&self, _job: &JobKey, _done: u64, _total: u64) {}
+    fn transferred(&self, job: &JobKey, done: u64, total: u64) {
+        self.transfers.at(job, done, total);
+    }
 }

@@ -119,10 +119,12 @@ pub fn memory(settings: &config::Settings) -> redis::Options {
         connect_timeout: settings.redis.connect_timeout,
         response_timeout: settings.redis.response_timeout,
         retention: settings.memory.retention,
+        shown_for: settings.memory.retention,
         turn_for: settings.waits.turns.name,
         listing_for: settings.waits.listings.keep,
         listing_lease: longest_page(settings),
         page_failures: settings.waits.listings.page_failures,
+        max_workers: settings.fleet.max_workers,
         accounts: settings.accounts.iter().map(|(name, account)| (name.clone(), scope(account))).collect(),
         ..redis::Options::default()
     }

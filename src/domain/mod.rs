@@ -20,4 +20,5 @@ pub mod service;
 pub mod settlement;
 pub mod step;
 pub mod ticket;
+pub mod view;
 mod work;

@@ -54,14 +54,16 @@ use crate::domain::{
 
 pub use crate::{
     clock::Shift,
-    domain::dead_letter::{DeadLetter, DeadLetters},
+    domain::{
+        dead_letter::{DeadLetter, DeadLetters},
+        view::{JobFilter, JobSummary, JobView, State, Transfer},
+    },
 };
 
 pub use self::{
     error::Error,
     events::EventFilter,
     glance::{Named, glance},
-    jobs::{JobFilter, JobSummary, JobView, State, Transfer},
     queue::Delivery,
     retention::Tidied,
     submit::{Accepted, Cancelled, Replayed},

@@ -8,9 +8,7 @@ use super::{
     error::Fault,
     events,
     file::Book,
-    int,
-    jobs::{self, JobView, State},
-    memory,
+    int, jobs, memory,
     queue::{self, Message},
     quota,
 };
@@ -22,6 +20,7 @@ use crate::{
         step::Kind,
         ticket::Ticket,
         time::Moment,
+        view::{JobView, State},
     },
     engine::ports::Origin,
 };

@@ -24,10 +24,11 @@ use super::{
     tally::{self, Happened, Tally},
 };
 use crate::domain::{
-    claim::{self, Arrival, Claim, Claimant, Outcome, Wished},
+    claim::{self, Arrival, Birth, Claim, Claimant, Epoch, Loaded, Outcome, Wished},
     event::Class,
     plan::{self, Next as Plan},
     settlement::{Entry, Next, SetAside, Settlement},
+    step::Step,
     ticket::Ticket,
     time::Moment,
 };
@@ -94,7 +95,7 @@ impl<P: Ports> Worker<P> {
                 let turn = AssertUnwindSafe(self.carry_out(&claimed)).catch_unwind().await;
                 (claimed.conclude(turn.unwrap_or(Err(Stop::Panicked))), Some(claimed))
             }
-            Err(down) => (self.give_back(&taken.ticket, &down, now), None),
+            Err(down) => (self.unclaimed(&taken, &down, now).await, None),
         };
         crash::point(step, Edge::BeforeSettle);
         let counts = Tally::of(&settlement);
@@ -137,6 +138,29 @@ impl<P: Ports> Worker<P> {
                 },
             }
         }
+    }
+
+    /// The memory does not answer, so nothing is claimed. A poll goes on all the same; of what it comes to, only the next
+    /// try of its own step, or the same place parked, is handed on. Whatever would be recorded or announced waits for the
+    /// memory, as every other step does.
+    async fn unclaimed(&self, taken: &Taken, down: &Unavailable, now: Moment) -> Settlement {
+        let back = self.give_back(&taken.ticket, down, now);
+        if taken.step != Step::Poll {
+            return back;
+        }
+        let Ticket { hash, place, .. } = taken.ticket;
+        let birth = Birth { epoch: Epoch(0), at: now, is_clean: true };
+        let nothing = Loaded { record: None, version: 0, birth, now, holder_lives: false };
+        let arrival = Arrival { place, hash, is_intake: false, is_suspect: true };
+        let claimant = Claimant { worker: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) };
+        let Claim::Take { record, is_poison, .. } = claim::claim(&nothing, &arrival, claimant, &self.settings.claim)
+        else {
+            return back;
+        };
+        let (outside, anchor) = ((&*self.ports, &*self.settings, &self.gates), (now, self.ports.clock().boot_time()));
+        let reader = Claimed::new(outside, taken.clone(), claimant, (record, is_poison), anchor);
+        let turn = AssertUnwindSafe(self.follow_plan(&reader)).catch_unwind().await;
+        without_claim(reader.conclude(turn.unwrap_or(Err(Stop::Panicked))), &taken.ticket).unwrap_or(back)
     }
 
     /// The memory does not answer, so nothing was claimed: the ticket goes back, marked.
@@ -241,7 +265,17 @@ impl<P: Ports> Worker<P> {
             |next| Settlement { received: None, claimant: None, entry: Entry::Nothing, events: Vec::new(), next };
         let (job, settlement) = match message {
             Message::Control(control) => {
-                let next = self.wish(&control).await?;
+                let next = match self.wish(&control).await {
+                    Ok(next) => next,
+                    // Given back as it came it would come again at once, until the broker has had enough of it.
+                    Err(down) => {
+                        tracing::warn!(job = %control.job, %down, "a wish could not be written yet");
+                        Next::Raw {
+                            body: received.body,
+                            due: now.after(self.settings.parks.down(self.ports.clock().chance())),
+                        }
+                    }
+                };
                 return self.ports.home().settle(received.delivery, Some(&control.job), nothing(next)).await;
             }
             Message::Newer => {
@@ -285,6 +319,24 @@ impl<P: Ports> Worker<P> {
         }
         Err(contended())
     }
+}
+
+/// What a reader without a claim may hand on: the next try of its own step, or the same place; nothing else.
+fn without_claim(settlement: Settlement, received: &Ticket) -> Option<Settlement> {
+    let is_quiet = match &settlement.entry {
+        Entry::Outcome(outcome) => *outcome == Outcome::Nothing,
+        Entry::LetGo => true,
+        Entry::Nothing | Entry::LetGoIfHeld | Entry::Panicked | Entry::End { .. } | Entry::EndAgain { .. } => false,
+    };
+    let Next::Ticket(ticket) = settlement.next else { return None };
+    let is_own_step = ticket.place.generation == received.place.generation && ticket.place.step == received.place.step;
+    (is_quiet && is_own_step && settlement.events.is_empty()).then(|| Settlement {
+        received: settlement.received,
+        claimant: None,
+        entry: Entry::Nothing,
+        events: Vec::new(),
+        next: Next::Ticket(Box::new(ticket.suspected(true))),
+    })
 }
 
 /// A job that is not let in: nothing is done for it, a `refused` event tells why, and a person may look at it.

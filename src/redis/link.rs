@@ -7,7 +7,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError,
-    ScriptInvocation, ServerErrorKind, TlsCertificates, TlsMode,
+    ScriptInvocation, TlsCertificates, TlsMode,
     aio::MultiplexedConnection,
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
@@ -114,16 +114,39 @@ fn down(why: impl Into<String>) -> Unavailable {
     Unavailable { what: "memory", why: why.into() }
 }
 
+/// Does the server's refusal bear this code? Within a script an older server puts its own code before the command's.
+fn says(error: &RedisError, code: &str) -> bool {
+    error.code() == Some(code) || error.to_string().split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code)
+}
+
+/// How a script's missing right is worded: it has no code of its own.
+const NO_RIGHT: &str = "The user executing the script can't";
+
+/// Refusals of a server that cannot keep what we write: another may be the primary by now.
+const LEFT: [&str; 4] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING"];
+
+/// What a person can do about a refusal, by its code.
+const HINTS: [(&str, &str); 5] = [
+    ("NOPERM", "the user of the memory lacks a right"),
+    ("OOM", "the memory is full: raise its maxmemory"),
+    ("MISCONF", "the memory cannot save to its disk, and takes no writes until it can"),
+    ("NOREPLICAS", "the memory has lost its replicas, and takes no writes until one is back"),
+    ("READONLY", "this server is a replica, not the primary"),
+];
+
 /// What Redis said, in words. The crate's errors name hosts and commands, never a password.
 fn told(error: &RedisError) -> Unavailable {
-    let hint = if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
-        "; the user of the memory lacks a right"
-    } else if error.kind() == ErrorKind::AuthenticationFailed {
-        "; user or password of the memory is refused"
+    let hint = if error.kind() == ErrorKind::AuthenticationFailed {
+        Some("user or password of the memory is refused")
+    } else if error.to_string().contains(NO_RIGHT) {
+        Some("the user of the memory lacks a right")
     } else {
-        ""
+        HINTS.into_iter().find(|(code, _)| says(error, code)).map(|(_, hint)| hint)
     };
-    down(format!("Redis: {error}{hint}"))
+    down(match hint {
+        Some(hint) => format!("Redis: {error}; {hint}"),
+        None => format!("Redis: {error}"),
+    })
 }
 
 impl Address {
@@ -236,7 +259,8 @@ impl Link {
         if let Some(present) = self.present()? {
             return Ok(present);
         }
-        let made = tokio::time::timeout(self.patience, connect(&mut source, &self.config)).await;
+        // Boxed: rare, and by far the largest future of every call that may have to wait for it.
+        let made = tokio::time::timeout(self.patience, Box::pin(connect(&mut source, &self.config))).await;
         let made = made.unwrap_or_else(|_| Err(down("no connection in time")));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match made {
@@ -274,19 +298,12 @@ impl Link {
         answer.map_err(|error| self.failed(number, &error))
     }
 
-    /// Runs several commands, of which no answer matters.
-    pub(super) async fn pipe(&self, commands: &redis::Pipeline) -> Result<(), Unavailable> {
-        let (number, mut connection) = self.connection().await?;
-        let answer = commands.query_async(&mut connection).await;
-        answer.map_err(|error| self.failed(number, &error))
-    }
-
     /// A server that refuses what we asked stays; one that is gone, mute, or no longer the primary is left.
     fn failed(&self, number: u64, error: &RedisError) -> Unavailable {
         let is_gone = error.is_connection_dropped()
             || error.is_io_error()
             || error.is_timeout()
-            || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown));
+            || LEFT.into_iter().any(|code| says(error, code));
         if is_gone {
             self.drop_connection(number);
         }

@@ -1,6 +1,6 @@
 //! One record per job, and its compare-and-swap.
 
-use super::{Store, foreign, millis};
+use super::{Store, foreign, millis, view::Shown};
 use crate::{
     domain::{
         claim::{Birth, Epoch, Loaded},
@@ -14,10 +14,10 @@ use crate::{
     engine::ports::{Memory, Swapped, Unavailable},
 };
 
-type Known = Loaded<StepResult, End>;
+pub(super) type Known = Loaded<StepResult, End>;
 
 /// What `present` of `birth.lua` answers.
-fn read(answer: &[String]) -> Result<Known, Unavailable> {
+pub(super) fn read(answer: &[String]) -> Result<Known, Unavailable> {
     let [epoch, at, is_clean, now, version, record] = answer else { return Err(foreign("the answer of a script")) };
     let moment = |text: &str| text.parse().map(Moment::from_millis).map_err(|_| foreign("an instant"));
     let epoch = u128::from_str_radix(epoch, 16).map(Epoch).map_err(|_| foreign("the birth mark"))?;
@@ -38,11 +38,39 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn waits_for_poll(&self, job: &JobKey) -> Result<(), Unavailable> {
-        let (polls, kept) = (self.polls(&job.account), millis(self.options().retention));
-        let mut counted = redis::pipe();
-        counted.zadd(&polls, job.to_string(), crate::clock::moment().as_millis()).ignore();
-        counted.pexpire(&polls, i64::try_from(kept).unwrap_or(i64::MAX)).ignore();
-        self.inner.link.pipe(&counted).await
+        let mut call = self.inner.scripts.waits.prepare_invoke();
+        call.key(self.polls(&job.account)).arg(job.to_string()).arg(millis(self.options().retention));
+        self.run(&mut call).await.map(|_: u8| ())
+    }
+
+    /// As [`Memory::swap`], and writes what people are shown with it.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may have been written all the same.
+    pub async fn swap_shown(
+        &self,
+        job: &JobKey,
+        epoch: Epoch,
+        version: u64,
+        record: &JobRecord,
+        shown: &Shown,
+    ) -> Result<Swapped, Unavailable> {
+        let text = serde_json::to_string(record)
+            .map_err(|error| Unavailable { what: "memory", why: format!("the record cannot be written: {error}") })?;
+        let polls = record.end.is_none() && Step::from_number(record.place.step) == Some(Step::Poll);
+        let mut call = self.inner.scripts.swap.prepare_invoke();
+        call.key(self.born()).key(self.record(job)).key(self.polls(&job.account));
+        call.key(self.view(job)).key(self.view_index());
+        call.arg(format!("{:032x}", epoch.0)).arg(version).arg(text).arg(millis(self.options().retention));
+        call.arg(if polls { "1" } else { "0" }).arg(job.to_string()).arg(millis(self.options().shown_for));
+        for (name, value) in shown.fields(record) {
+            call.arg(name).arg(value);
+        }
+        let answer: Vec<String> = self.run(&mut call).await?;
+        if answer.is_empty() {
+            return Ok(Swapped::Done);
+        }
+        read(&answer).map(|present| Swapped::Refused(Box::new(present)))
     }
 }
 
@@ -55,17 +83,6 @@ impl Memory for Store {
     }
 
     async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
-        let text = serde_json::to_string(record)
-            .map_err(|error| Unavailable { what: "memory", why: format!("the record cannot be written: {error}") })?;
-        let polls = record.end.is_none() && Step::from_number(record.place.step) == Some(Step::Poll);
-        let mut call = self.inner.scripts.swap.prepare_invoke();
-        call.key(self.born()).key(self.record(job)).key(self.polls(&job.account));
-        call.arg(format!("{:032x}", epoch.0)).arg(version).arg(text).arg(millis(self.options().retention));
-        call.arg(if polls { "1" } else { "0" }).arg(job.to_string());
-        let answer: Vec<String> = self.run(&mut call).await?;
-        if answer.is_empty() {
-            return Ok(Swapped::Done);
-        }
-        read(&answer).map(|present| Swapped::Refused(Box::new(present)))
+        self.swap_shown(job, epoch, version, record, &Shown::default()).await
     }
 }

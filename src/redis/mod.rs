@@ -13,9 +13,11 @@ mod link;
 mod listings;
 mod memory;
 mod quota;
+mod rates;
 mod scripts;
 mod tokens;
 mod turns;
+mod view;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,8 +32,13 @@ use crate::{
     engine::ports::Unavailable,
 };
 
-pub use self::link::{Address, Error, Node, Sentinel, Server, Tls};
 use self::{link::Link, scripts::Scripts};
+pub use self::{
+    link::{Address, Error, Node, Sentinel, Server, Tls},
+    quota::Told,
+    rates::Rates,
+    view::{Shown, TicketFacts},
+};
 
 /// How the memory is set up.
 #[derive(Debug, Clone)]
@@ -44,6 +51,8 @@ pub struct Options {
     pub response_timeout: Duration,
     /// How long a record stays after it was last touched.
     pub retention: Duration,
+    /// How long what people are shown of a job stays after it was last written.
+    pub shown_for: Duration,
     /// How long a turn lasts at most, counted from its stamp, else from its taking.
     pub turn_for: Duration,
     /// How long a whole listing may be read.
@@ -52,6 +61,8 @@ pub struct Options {
     pub listing_lease: Duration,
     /// So many failures of one page in a row make a listing one that cannot be read to its end.
     pub page_failures: u32,
+    /// Processes that may share the accounts' rates: while the memory is silent, each has its part of them.
+    pub max_workers: u32,
     /// What each account is allowed, and in whose name: accounts of one scope share one rate.
     pub accounts: BTreeMap<AccountName, Scope>,
     /// Moves the clock, for tests.
@@ -74,10 +85,12 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(5),
             retention: Duration::from_hours(30 * 24),
+            shown_for: Duration::from_hours(30 * 24),
             turn_for: Duration::from_mins(20),
             listing_for: Duration::from_mins(10),
             listing_lease: Duration::from_secs(1_380),
             page_failures: 5,
+            max_workers: 16,
             accounts: BTreeMap::new(),
             shift: Shift::default(),
         }

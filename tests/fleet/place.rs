@@ -130,7 +130,7 @@ impl Place {
 
     /// A field of the birth mark.
     pub(crate) fn birth(&self, field: &str) -> String {
-        self.redis.said(&["HGET", &format!("{}:born", self.prefix), field])
+        self.redis.cli(&["HGET", &format!("{}:born", self.prefix), field])
     }
 
     /// A channel to the broker, with admin rights.

@@ -68,7 +68,7 @@ fn a_memory_is_not_born_clean_when_one_object_was_there_before_or_when_it_has_it
 
     // A mark that is there stays: another's memory may be behind it.
     let place = Place::new();
-    place.redis.said(&["HSET", &format!("{}:born", place.prefix), "id", "x", "at", "7", "clean", "0"]);
+    place.redis.cli(&["HSET", &format!("{}:born", place.prefix), "id", "x", "at", "7", "clean", "0"]);
     let declared = place.run(&["topology", "declare"]).ended(0).json();
     assert_eq!((&declared["memory"]["state"], place.birth("clean").as_str()), (&json!("known"), "0"));
 }
@@ -359,7 +359,7 @@ fn a_broker_or_a_memory_that_does_not_answer_is_told_with_its_address_and_withou
     let refused = place.run_as(&place.broker.url_of("guest", "hunter2hunter2"), &["topology", "declare"]).ended(13);
     assert!(!format!("{}{}{}", ran.err, refused.err, refused.out).contains("hunter2"), "{} {}", ran.err, refused.err);
     place.run(&["topology", "declare"]).ended(0);
-    place.redis.said(&["SHUTDOWN", "NOSAVE"]);
+    place.redis.cli(&["SHUTDOWN", "NOSAVE"]);
     let checked = place.run(&["topology", "check"]).ended(13).json();
     let told = findings(&checked);
     assert!(told.contains("cannot be told: memory is not available") && !told.contains("os error"), "{checked}");

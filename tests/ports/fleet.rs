@@ -78,6 +78,16 @@ impl Servers {
     }
 }
 
+/// Whatever a test of the suite has done, what it left in the memory has an end: all but the birth mark.
+impl Drop for Servers {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let endless = self.redis.endless_keys();
+            assert!(endless.iter().all(|key| key == "longshore:born"), "{endless:?}");
+        }
+    }
+}
+
 impl Harness for Servers {
     type Home = Fleet;
 

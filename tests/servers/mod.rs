@@ -17,9 +17,12 @@ const RABBIT: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 
 /// A port that is free now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+/// What is printed when a server ends by itself.
+const ENDED: &str = "the server has ended";
 
 /// Stops its server when it is dropped.
 #[derive(Debug)]
@@ -42,8 +45,8 @@ impl Running {
         loop {
             match lines.next() {
                 Some(Ok(line)) if line.contains(ready) => break,
-                Some(Ok(line)) => said.push(line),
-                Some(Err(_)) | None => panic!("the server did not start: {}", said.join("\n")),
+                Some(Ok(line)) if line != ENDED => said.push(line),
+                Some(_) | None => panic!("the server did not start: {}", said.join("\n")),
             }
         }
         // What it says from now on must not fill the pipe.
@@ -62,7 +65,9 @@ impl Drop for Running {
 /// A private Redis.
 #[derive(Debug)]
 pub struct Redis {
-    _running: Running,
+    running: Option<Running>,
+    folder: PathBuf,
+    mode: &'static str,
     pub port: u16,
 }
 
@@ -73,30 +78,110 @@ impl Redis {
     }
 
     pub fn start(folder: &Path) -> Self {
+        Self::with(folder, &[])
+    }
+
+    /// One with more settings, as `redis.conf` writes them. It saves nothing unless told.
+    pub fn with(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::set_up(folder, settings, "", "Ready to accept connections")
+    }
+
+    /// A Sentinel that watches the primary at this port, and asks one other of its kind for its opinion.
+    pub fn sentinel(folder: &Path, name: &str, primary: u16) -> Self {
+        let watched = format!("monitor {name} 127.0.0.1 {primary} 2");
+        let settings = [
+            watched,
+            format!("down-after-milliseconds {name} 1000"),
+            format!("failover-timeout {name} 3000"),
+            format!("parallel-syncs {name} 1"),
+        ];
+        let settings: Vec<_> = settings.iter().map(|setting| ("sentinel", setting.as_str())).collect();
+        Self::set_up(folder, &settings, "--sentinel", "+monitor")
+    }
+
+    fn set_up(folder: &Path, settings: &[(&str, &str)], mode: &'static str, ready: &str) -> Self {
         fs::create_dir_all(folder).unwrap();
         let port = free_port();
+        let mut conf = format!("port {port}\nbind 127.0.0.1\ndir {}\n", folder.display());
+        if mode.is_empty() {
+            conf.push_str("save \"\"\n");
+        }
+        for (name, value) in settings {
+            conf.extend([name, " ", value, "\n"]);
+        }
+        fs::write(folder.join("redis.conf"), conf).unwrap();
+        let mut this = Self { running: None, folder: folder.to_owned(), mode, port };
+        this.run(ready);
+        this
+    }
+
+    fn run(&mut self, ready: &str) {
+        // The process id is forgotten with the process: nobody else's may be signalled.
         let script = format!(
-            "redis-server --port {port} --bind 127.0.0.1 --save '' --dir '{folder}' & \
-             server=$!; echo $server > '{folder}/pid'; cat > /dev/null; kill $server; wait $server",
-            folder = folder.display(),
+            "cd '{folder}'
+             {{ redis-server redis.conf {mode} & echo $! > pid; wait $!; rm pid; echo '{ENDED}'; }} &
+             cat > /dev/null; if [ -f pid ]; then kill -CONT $(cat pid); kill $(cat pid); fi; wait",
+            folder = self.folder.display(),
+            mode = self.mode,
         );
-        let running = Running::start(&script, "Ready to accept connections");
-        Self { _running: running, port }
+        self.running = Some(Running::start(&script, ready));
+    }
+
+    /// Starts it on the same port, after [`Self::stop`] or [`Self::kill`].
+    pub fn start_again(&mut self) {
+        self.run("Ready to accept connections");
+    }
+
+    /// Stops it in good order.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
+        assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.signal("-KILL");
+        self.running = None;
+    }
+
+    /// Neither answers nor closes anything, until [`Self::thaw`].
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("-CONT");
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// `FLUSHALL`: everything is forgotten, and no id changes.
-    pub fn flush(&self) {
-        assert_eq!(self.said(&["FLUSHALL"]), "OK");
+    /// What its own command line says.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let said = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output().unwrap();
+        String::from_utf8(said.stdout).unwrap().trim().to_owned()
     }
 
-    /// What it answers to a command.
-    pub fn said(&self, command: &[&str]) -> String {
-        let said = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(command).output().unwrap();
-        String::from_utf8_lossy(said.stdout.trim_ascii()).into_owned()
+    /// `FLUSHALL`: everything is forgotten, and no id changes.
+    pub fn flush(&self) {
+        assert_eq!(self.cli(&["FLUSHALL"]), "OK");
+    }
+
+    /// All its keys.
+    pub fn keys(&self) -> Vec<String> {
+        self.cli(&["KEYS", "*"]).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// The keys that would stay for ever.
+    pub fn endless_keys(&self) -> Vec<String> {
+        let script = "local found = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+                      if redis.call('PTTL', key) < 0 then table.insert(found, key) end end return found";
+        self.cli(&["EVAL", script, "0"]).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 }
 
@@ -189,10 +274,16 @@ impl RabbitMq {
 
 /// Are the servers here? When they must be (`REQUIRE_SERVICES=1`), their absence fails the test.
 pub fn are_installed() -> bool {
-    let missing: Vec<&str> = [("redis-server", Redis::is_installed()), ("rabbitmq-server", RabbitMq::is_installed())]
-        .into_iter()
-        .filter_map(|(name, is_there)| (!is_there).then_some(name))
-        .collect();
+    are_there(&[("redis-server", Redis::is_installed()), ("rabbitmq-server", RabbitMq::is_installed())])
+}
+
+/// As [`are_installed`], for tests that need no broker.
+pub fn is_redis_installed() -> bool {
+    are_there(&[("redis-server", Redis::is_installed())])
+}
+
+fn are_there(servers: &[(&str, bool)]) -> bool {
+    let missing: Vec<&str> = servers.iter().filter_map(|(name, is_there)| (!is_there).then_some(*name)).collect();
     if missing.is_empty() {
         return true;
     }

@@ -1,16 +1,17 @@
--- The account's rate: `domain/quota.rs`, rule for rule; `tests/fleet/quota.rs` holds the two together.
+-- The account's rate: `domain/quota.rs`, rule for rule; `tests/redis/equality.rs` holds the two together.
 --
--- KEYS: bucket. ARGV: verb, now in ms or '' for the server's clock, life of the bucket in ms, then the limits:
+-- KEYS: bucket. ARGV: verb, life of the bucket in ms, then the limits:
 --   calls a minute, share of the class, ahead in us, least wait, most wait, memory of the waiting (ms), floor, slow-down,
 --   recovery, failures to close, first and last closing (ms); then by verb:
 --   admit: class 0..3 (the last is looks), refusals, chance; throttled: pause in ms; failed, succeeded, paused: nothing.
 -- The last argument moves the clock, for tests.
+-- Answers a word, the instant it speaks of or '', now, and until when the service asked for a pause (0: never).
 local late_look, looks_apart = 5000, 8
 local verb = ARGV[1]
 local time = redis.call('TIME')
-local now = tonumber(ARGV[2]) or (time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[#ARGV])
+local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[#ARGV]
 local limit, share, ahead_us, wait_min, wait_max, waiting_memory, floor_rate, slow_down, recovery, to_close, close_min,
-  close_max = unpack(ARGV, 4, 15)
+  close_max = unpack(ARGV, 3, 14)
 limit, share, ahead_us = tonumber(limit), tonumber(share), tonumber(ahead_us)
 wait_min, wait_max, waiting_memory = tonumber(wait_min), tonumber(wait_max), tonumber(waiting_memory)
 floor_rate, slow_down, recovery = tonumber(floor_rate), tonumber(slow_down), tonumber(recovery)
@@ -33,11 +34,21 @@ local function set(field, value)
   table.insert(changed, text(value))
 end
 
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- Kept until the pause is over, however long that is: it must not be forgotten while it stands.
 local function save()
   if #changed > 0 then
     redis.call('HSET', KEYS[1], unpack(changed))
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+    redis.call('PEXPIRE', KEYS[1], whole(ARGV[2] + math.max((bucket.pause or 0) - now, 0)))
   end
+end
+
+local function answer(word, at)
+  save()
+  return { word, at and whole(at) or '', whole(now), whole(bucket.pause or 0) }
 end
 
 local function power(base, exponent)
@@ -70,9 +81,9 @@ end
 local gate = math.max(bucket.pause or 0, bucket.closed or 0)
 
 if verb == 'admit' then
-  local class, refusals, chance = ARGV[16], tonumber(ARGV[17]), tonumber(ARGV[18])
+  local class, refusals, chance = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17])
   if now < gate then
-    return { 'gate', string.format('%.0f', gate + math.ceil(wait_min * chance)) }
+    return answer('gate', gate + math.ceil(wait_min * chance))
   end
   local is_look = class == '3'
   local now_us = now * 1000
@@ -113,8 +124,7 @@ if verb == 'admit' then
     if is_look then
       set('look_at', is_kept and math.min(look_at, till) or till)
     end
-    save()
-    return { 'wait', string.format('%.0f', till) }
+    return answer('wait', till)
   end
   set('common', next_us)
   set('was_look', is_look and 1 or 0)
@@ -126,37 +136,32 @@ if verb == 'admit' then
   if refusals > 0 and (bucket['waiting' .. class] or 0) > 0 then
     set('waiting' .. class, bucket['waiting' .. class] - 1)
   end
-  save()
-  return { 'granted', string.format('%.0f', math.floor((at_us + 999) / 1000)) }
+  return answer('granted', math.floor((at_us + 999) / 1000))
 elseif verb == 'throttled' then
   if now >= (bucket.pause or 0) then
     set('learned', math.max(rate() * slow_down, floor_rate))
     set('learned_at', now)
   end
-  set('pause', math.max(bucket.pause or 0, now + tonumber(ARGV[16])))
-  save()
-  return { 'paused', string.format('%.0f', math.max(bucket.pause, bucket.closed or 0)) }
+  set('pause', math.max(bucket.pause or 0, now + tonumber(ARGV[15])))
+  return answer('paused', math.max(bucket.pause, bucket.closed or 0))
 elseif verb == 'failed' then
   set('failures', (bucket.failures or 0) + 1)
   if bucket.failures < to_close then
-    save()
-    return { 'open' }
+    return answer('open')
   end
   if now >= (bucket.closed or 0) then
     set('closed_for', math.max(close_min, math.min((bucket.closed_for or 0) * 2, close_max)))
     set('closed', now + bucket.closed_for)
   end
-  save()
-  return { 'closed', string.format('%.0f', bucket.closed) }
+  return answer('closed', bucket.closed)
 end
 if verb == 'paused' then
-  return { 'paused', string.format('%.0f', gate) }
+  return answer('paused', gate)
 end
 -- succeeded
 if (bucket.failures or 0) > 0 then
   set('failures', 0)
   set('closed_for', 0)
   set('closed', 0)
-  save()
 end
-return { 'open' }
+return answer('open')
