@@ -11,6 +11,7 @@ pub mod packages;
 pub mod service;
 pub mod settings;
 mod spool;
+pub mod views;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -14,9 +14,9 @@ use super::{
     submission, submit, topology, worker,
 };
 use crate::{
-    app::App,
+    app::{Fleet, views::Views},
     config::Loaded,
-    domain::ids::{AccountName, JobKey, ProductId},
+    domain::ids::{AccountName, JobId, JobKey, ProductId},
     embedded::JobFilter,
 };
 
@@ -75,13 +75,13 @@ pub(super) struct OnlyAccount {
 
 impl OnlyAccount {
     /// An empty list of an account that nobody knows is a mistake, not an answer.
-    pub(super) async fn known(&self, app: &App) -> Result<(), Stop> {
+    pub(super) async fn known(&self, loaded: &Loaded, views: impl Into<Views<'_>>) -> Result<(), Stop> {
         let Some(account) = &self.account else { return Ok(()) };
         let any = JobFilter { account: Some(account.clone()), limit: 1, ..JobFilter::default() };
-        if app.loaded.settings.accounts.contains_key(account) || !app.home.jobs(any).await?.is_empty() {
+        if loaded.settings.accounts.contains_key(account) || !views.into().jobs(any).await?.is_empty() {
             return Ok(());
         }
-        let mut problem = context::unknown_account(&app.loaded, account.as_str());
+        let mut problem = context::unknown_account(loaded, account.as_str());
         problem.summary.push_str(", and no job of this home names it");
         Err(Stop::new(Exit::NotFound, problem))
     }
@@ -96,8 +96,18 @@ pub(super) struct OfJob {
 
 impl OfJob {
     /// The job that was named.
-    pub(super) async fn find(&self, app: &App) -> Result<JobKey, Stop> {
-        intake::find(app, &self.job).await
+    pub(super) async fn find(&self, views: impl Into<Views<'_>>) -> Result<JobKey, Stop> {
+        intake::find(views, &self.job).await
+    }
+}
+
+impl OfJob {
+    /// The job that was named, known or not: with its account, or of the only account.
+    pub(super) async fn full(&self, fleet: &Fleet) -> Result<JobKey, Stop> {
+        match (self.find(fleet).await, JobId::parse(&self.job)) {
+            (Err(_), Ok(id)) => Ok(JobKey { account: context::account(&fleet.loaded, None)?, id }),
+            (found, _) => found,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    app::{App, Fleet, Parts},
+    app::{App, Fleet, Parts, views::Views},
     config::{self, Loaded, nearest},
     domain::ids::AccountName,
     telemetry,
@@ -24,6 +24,14 @@ pub(super) enum Reached {
 }
 
 impl Reached {
+    /// What is shown of its jobs.
+    pub(super) fn views(&self) -> Views<'_> {
+        match self {
+            Self::Embedded(app) => Views::from(&**app),
+            Self::Fleet(fleet) => Views::from(&**fleet),
+        }
+    }
+
     /// All but the home.
     pub(super) fn parts(&self) -> &Parts {
         match self {

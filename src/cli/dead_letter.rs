@@ -219,7 +219,7 @@ impl<'a> Home<'a> {
     /// What names it on the command line.
     async fn name(&self, letter: &DeadLetter) -> Result<String, Stop> {
         match (&letter.job, self.reached) {
-            (Some(job), Reached::Embedded(app)) => intake::name_of(app, job).await,
+            (Some(job), Reached::Embedded(app)) => intake::name_of(&**app, job).await,
             (Some(job), Reached::Fleet(_)) => Ok(job.to_string()),
             (None, _) => Ok(format!("#{}", letter.id)),
         }
@@ -250,7 +250,7 @@ impl<'a> Home<'a> {
         }
         let Ok(id) = JobId::parse(named) else { return Vec::new() };
         match self.reached {
-            Reached::Embedded(app) => intake::find(app, named).await.into_iter().collect(),
+            Reached::Embedded(app) => intake::find(&**app, named).await.into_iter().collect(),
             Reached::Fleet(fleet) => {
                 let accounts = fleet.loaded.settings.accounts.keys();
                 accounts.map(|account| JobKey { account: account.clone(), id: id.clone() }).collect()
@@ -281,7 +281,7 @@ async fn run_list(context: &mut Context, home: &Home<'_>, list: List) -> Outcome
     let filter = DeadLetters { class: list.class, account: list.of.account.clone(), limit, ..DeadLetters::default() };
     let letters = home.drawer.list(filter).await?;
     if let (true, Reached::Embedded(app)) = (letters.is_empty(), home.reached) {
-        list.of.known(app).await?;
+        list.of.known(&app.loaded, &**app).await?;
     }
     if home.drawer.has_more() {
         context.remark("these are the oldest 10,000; more lie behind them");

@@ -13,7 +13,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    app::{App, Parts, packages::Inspection},
+    app::{App, Parts, packages::Inspection, views::Views},
     clock,
     domain::{
         failure::Failure,
@@ -335,7 +335,8 @@ fn ticket(app: &App, checked: &Checked) -> Result<Ticket, Stop> {
 }
 
 /// The job that somebody names: `id`, or `account/id` when several accounts have it.
-pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
+pub(super) async fn find(views: impl Into<Views<'_>>, named: &str) -> Result<JobKey, Stop> {
+    let views = views.into();
     let malformed = |error: Malformed| {
         Stop::input(Problem::new(format!("{named:?} is no job id")).what(error.to_string()).next("longshore job list"))
     };
@@ -344,9 +345,9 @@ pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
         return Ok(JobKey { account, id: JobId::parse(id).map_err(malformed)? });
     }
     let id = JobId::parse(named).map_err(malformed)?;
-    match app.home.named(&id).await?.as_slice() {
+    match views.named(&id).await?.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(unknown_job(app, named).await?),
+        [] => Err(unknown_job(views, named).await?),
         several => {
             let keys: Vec<String> = several.iter().map(ToString::to_string).collect();
             let problem = Problem::new(format!("several accounts have a job {id}")).what(keys.join(", "));
@@ -356,14 +357,14 @@ pub(super) async fn find(app: &App, named: &str) -> Result<JobKey, Stop> {
 }
 
 /// How a person names this job: by its id, and by its account, too, where another account has a job of the same id.
-pub(super) async fn name_of(app: &App, key: &JobKey) -> Result<String, Stop> {
-    let is_alone = app.home.named(&key.id).await?.len() < 2;
+pub(super) async fn name_of(views: impl Into<Views<'_>>, key: &JobKey) -> Result<String, Stop> {
+    let is_alone = views.into().named(&key.id).await?.len() < 2;
     Ok(if is_alone { key.id.to_string() } else { key.to_string() })
 }
 
 /// Nobody knows this job: the nearest name that somebody knows.
-pub(super) async fn unknown_job(app: &App, named: &str) -> Result<Stop, Stop> {
-    let latest = app.home.jobs(JobFilter { limit: 1_000, ..JobFilter::default() }).await?;
+pub(super) async fn unknown_job(views: impl Into<Views<'_>>, named: &str) -> Result<Stop, Stop> {
+    let latest = views.into().jobs(JobFilter { limit: 1_000, ..JobFilter::default() }).await?;
     let known: Vec<String> = latest.iter().map(|job| job.key.id.to_string()).collect();
     let problem = Problem::new(format!("there is no job {named}"));
     let problem = match crate::config::nearest(named, known.iter().map(String::as_str)) {

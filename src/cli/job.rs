@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     arguments::{OfJob, OnlyAccount},
-    context::Context,
+    context::{Context, Reached},
     exit::Exit,
-    intake, job_show,
+    fleet, intake, job_show,
     output::{Column, Form, Paint, Problem, Table, duration},
     result::JobResult,
     stop::{Outcome, Stop},
@@ -17,14 +17,15 @@ use super::{
     watch::{self, Left, Watch},
 };
 use crate::{
-    app::App,
+    app::{App, views::Views},
     clock,
     domain::{
+        event::Event,
         ids::JobKey,
         step::{Kind, Step},
         time::Moment,
     },
-    embedded::{Cancelled, JobFilter, JobSummary, Replayed, State},
+    embedded::{Cancelled, EventFilter, JobFilter, JobSummary, Replayed, State},
 };
 
 /// Jobs on one page.
@@ -104,29 +105,48 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
-    match arguments.verb {
-        Verb::List(list) => run_list(context, &app, list).await,
-        Verb::Show(of) => {
-            let key = of.find(&app).await?;
-            job_show::run(context, &app, &key).await
+    let home = context.reach()?;
+    match (arguments.verb, &home) {
+        (Verb::List(list), home) => run_list(context, home, list).await,
+        (Verb::Show(of), Reached::Embedded(app)) => {
+            let key = of.find(&**app).await?;
+            let filter = EventFilter { job: Some(key.clone()), ..EventFilter::default() };
+            let events: Vec<Event> = app.home.events(0, filter).await?.into_iter().map(|(_, event)| event).collect();
+            job_show::run(context, app, Views::from(&**app), (&key, &events)).await
         }
-        Verb::Watch(of) => {
-            let key = of.find(&app).await?;
-            follow(context, &app, key).await
+        (Verb::Show(of), Reached::Fleet(fleet)) => {
+            let key = of.find(&**fleet).await?;
+            job_show::run(context, fleet, Views::from(&**fleet), (&key, &[])).await
         }
-        Verb::Cancel(of) => {
-            let key = of.find(&app).await?;
-            cancel(context, &app, &key).await
+        (Verb::Watch(of), Reached::Embedded(app)) => {
+            let key = of.find(&**app).await?;
+            follow(context, app, key).await
         }
-        Verb::Retry(retry) => {
-            let key = retry.of.find(&app).await?;
-            run_again(context, &app, key, retry.wait).await
+        (Verb::Watch(of), Reached::Fleet(fleet)) => {
+            let key = of.find(&**fleet).await?;
+            fleet::job::follow(context, fleet, &key).await
+        }
+        (Verb::Cancel(of), Reached::Embedded(app)) => {
+            let key = of.find(&**app).await?;
+            cancel(context, app, &key).await
+        }
+        (Verb::Cancel(of), Reached::Fleet(fleet)) => {
+            let key = of.full(fleet).await?;
+            fleet::job::cancel(context, fleet, &key).await
+        }
+        (Verb::Retry(retry), Reached::Embedded(app)) => {
+            let key = retry.of.find(&**app).await?;
+            run_again(context, app, key, retry.wait).await
+        }
+        (Verb::Retry(retry), Reached::Fleet(fleet)) => {
+            let key = retry.of.find(&**fleet).await?;
+            fleet::job::retry(context, fleet, &key, retry.wait).await
         }
     }
 }
 
-async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
+async fn run_list(context: &mut Context, home: &Reached, list: List) -> Outcome {
+    let views = home.views();
     let mut filter = JobFilter {
         state: list.state,
         account: list.of.account.clone(),
@@ -138,7 +158,7 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
     };
     let mut jobs: Vec<JobSummary> = Vec::new();
     let has_more = loop {
-        let page = app.home.jobs(filter.clone()).await?;
+        let page = views.jobs(filter.clone()).await?;
         let is_full = page.len() == usize::try_from(PAGE).unwrap_or(usize::MAX);
         filter.before = page.last().map(|job| (job.accepted_at, job.key.clone()));
         jobs.extend(page);
@@ -146,8 +166,11 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
             break is_full;
         }
     };
+    if let Reached::Fleet(fleet) = home {
+        fleet::job::remark_birth(context, fleet).await?;
+    }
     if jobs.is_empty() {
-        list.of.known(app).await?;
+        list.of.known(&home.parts().loaded, views).await?;
     }
     match context.form() {
         Form::Json => {

@@ -15,7 +15,7 @@ use super::{
     told, watch,
 };
 use crate::{
-    app::App,
+    app::{Parts, views::Views},
     clock,
     domain::{
         event::{Event, Name},
@@ -24,18 +24,22 @@ use crate::{
         ticket::Ticket,
         time::Moment,
     },
-    embedded::{EventFilter, JobView},
+    embedded::JobView,
 };
 
-pub(super) async fn run(context: &mut Context, app: &App, key: &JobKey) -> Outcome {
-    let Some(view) = app.home.job(key).await? else { return Err(intake::unknown_job(app, key.id.as_str()).await?) };
-    let filter = EventFilter { job: Some(key.clone()), ..EventFilter::default() };
-    let events: Vec<Event> = app.home.events(0, filter).await?.into_iter().map(|(_, event)| event).collect();
+/// Shows a job with what happened to it; a fleet's home keeps no events.
+pub(super) async fn run(
+    context: &mut Context,
+    parts: &Parts,
+    views: Views<'_>,
+    (key, events): (&JobKey, &[Event]),
+) -> Outcome {
+    let Some(view) = views.job(key).await? else { return Err(intake::unknown_job(views, key.id.as_str()).await?) };
     if context.form() != Form::Table {
-        context.out.document(&document(&view, &events))?;
+        context.out.document(&document(&view, events))?;
         return Ok(Exit::Done);
     }
-    let text = screen(context, app, &view, &events);
+    let text = screen(context, parts, &view, events);
     context.out.text(&text)?;
     Ok(Exit::Done)
 }
@@ -72,7 +76,7 @@ fn labelled(context: &Context, out: &mut String, label: &str, text: &str) {
     out.put(format_args!("{label} {}\n", context.style.text(text)));
 }
 
-fn screen(context: &Context, app: &App, view: &JobView, events: &[Event]) -> String {
+fn screen(context: &Context, app: &Parts, view: &JobView, events: &[Event]) -> String {
     let (summary, now) = (&view.summary, clock::moment());
     let times = &context.times;
     let short = |at: Moment| times.short(at.timestamp(), now.timestamp());
@@ -192,7 +196,7 @@ fn present(view: &JobView, now: Moment, short: &dyn Fn(Moment) -> String) -> Str
 }
 
 /// What is in doubt, when it is looked at, and when it is made again at the earliest.
-fn doubt(app: &App, view: &JobView, short: &dyn Fn(Moment) -> String) -> Option<String> {
+fn doubt(app: &Parts, view: &JobView, short: &dyn Fn(Moment) -> String) -> Option<String> {
     let since = view.doubt_since.filter(|_| !view.state().is_end())?;
     let step = Step::from_number(view.summary.place.step)?;
     let looks = &app.loaded.settings.waits.looks;

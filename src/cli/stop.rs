@@ -5,7 +5,7 @@ use super::{
     output::{Closed, Problem},
 };
 use crate::{
-    app::{self, desk::DeskError, drawer},
+    app::{self, desk::DeskError, drawer, views},
     clock, config,
     domain::{
         failure::{Cause, Failure, Kind},
@@ -101,6 +101,15 @@ impl From<app::Error> for Stop {
                 Self::input(problem.next("mend [home], [rabbitmq] or [redis]; see docs/FLEET.md"))
             }
             app::Error::Metrics(why) => Self::internal(why),
+        }
+    }
+}
+
+impl From<views::Error> for Stop {
+    fn from(error: views::Error) -> Self {
+        match error {
+            views::Error::Home(error) => error.into(),
+            views::Error::Down(down) => down.into(),
         }
     }
 }

@@ -91,7 +91,7 @@ pub(super) async fn to(
 ) -> Outcome {
     match home {
         Reached::Embedded(app) => hand_in(context, app, jobs, wishes).await,
-        Reached::Fleet(fleet) => fleet::hand_in(context, fleet, jobs, wishes).await,
+        Reached::Fleet(fleet) => fleet::submit::hand_in(context, fleet, jobs, wishes).await,
     }
 }
 

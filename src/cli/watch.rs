@@ -348,7 +348,7 @@ impl Screen {
         }
     }
 
-    fn look(&mut self, view: &JobView) {
+    pub(super) fn look(&mut self, view: &JobView) {
         let Some(shown) = self.of(&view.summary.key) else { return };
         if shown.is_done {
             return;

@@ -21,7 +21,7 @@ use crate::{
         time::Moment,
     },
     engine::{
-        intake::{self, Message},
+        intake::{self, ControlTicket, Message},
         ports::{Completes, Origin, Received, Unavailable},
         settle::{Broker, Proof},
     },
@@ -120,6 +120,15 @@ impl Rabbit {
         };
         let properties = message::properties("longshore.ticket", Headers::default());
         session.publish(Outgoing { exchange, key, body, properties }).await
+    }
+
+    /// Sends a wish on its way to a job's record: any worker writes it, so any lane in use carries it.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may be on its way all the same; the same wish again is the same wish.
+    pub async fn control(&self, lane: Kind, control: &ControlTicket) -> Result<(), Unavailable> {
+        let body = serde_json::to_vec(control).map_err(|error| down(format!("the wish cannot be written: {error}")))?;
+        self.publish_to(&*self.session()?, lane, None, body).await
     }
 
     /// Hands a job in as a producer does.

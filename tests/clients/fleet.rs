@@ -36,7 +36,7 @@ impl Servers {
 pub(crate) struct Fleet {
     pub(crate) world: World,
     pub(crate) broker: Arc<RabbitMq>,
-    _servers: Servers,
+    servers: Servers,
     pub(crate) prefix: String,
 }
 
@@ -56,7 +56,7 @@ impl Fleet {
             json!(producers),
         );
         std::fs::write(world.path("more.toml"), more).unwrap();
-        let fleet = Self { world, broker, _servers: servers, prefix: prefix.to_owned() };
+        let fleet = Self { world, broker, servers: servers, prefix: prefix.to_owned() };
         fleet.declare();
         fleet
     }
@@ -69,6 +69,11 @@ impl Fleet {
                 assert_eq!(found, topology::Found::Well, "{}", object.name());
             }
         });
+    }
+
+    /// The memory is emptied.
+    pub(crate) fn forget(&self) {
+        self.servers.redis.flush();
     }
 
     /// Does this with a connection of its own.

@@ -11,6 +11,7 @@
 
 mod dead_letters;
 mod fleet;
+mod jobs;
 mod page;
 mod python;
 mod submit;

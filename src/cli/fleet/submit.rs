@@ -8,20 +8,20 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    context::Context,
-    ending,
-    exit::Exit,
-    intake::{self, Checked, Refused},
-    output::{Form, Problem},
-    result::{JobError, JobResult},
-    signals::Signals,
-    stop::{Outcome, Stop},
-    submit::{self, Wishes},
-    watch::{Left, Screen},
-};
 use crate::{
     app::Fleet,
+    cli::{
+        context::Context,
+        ending,
+        exit::Exit,
+        intake::{self, Checked, Refused},
+        output::{Form, Problem},
+        result::{JobError, JobResult},
+        signals::Signals,
+        stop::{Outcome, Stop},
+        submit::{self, Wishes},
+        watch::{Left, Screen},
+    },
     clock,
     domain::{
         event::{End, EndName, Event, Name},
@@ -29,8 +29,8 @@ use crate::{
         job::{Deadline, Job},
         step::Place,
         ticket::{Downloaded, Ticket},
+        view::{JobSummary, JobView, State},
     },
-    embedded::{JobSummary, JobView, State},
     rabbitmq::{Follow, FollowError},
 };
 
@@ -38,7 +38,7 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Checks the jobs, hands them in, and follows them when asked.
-pub(super) async fn hand_in(
+pub(in crate::cli) async fn hand_in(
     context: &mut Context,
     fleet: &Fleet,
     jobs: Vec<Result<Job, Box<Refused>>>,

@@ -1,0 +1,175 @@
+//! One job of a fleet: followed, wished cancelled, run again.
+
+use std::time::Duration;
+
+use crate::{
+    app::{self, Fleet, views::Views},
+    cli::{
+        context::Context,
+        ending,
+        exit::Exit,
+        intake,
+        output::{Form, Problem},
+        result::JobResult,
+        signals::Signals,
+        stop::{Outcome, Stop},
+        submit as told,
+        watch::Screen,
+    },
+    clock,
+    domain::{
+        event::{EndName, Event},
+        ids::{JobKey, Topic},
+        step::Kind,
+        view::JobView,
+    },
+    engine::{
+        intake::{Control, ControlTicket},
+        settle::Broker as _,
+    },
+};
+
+/// How often the status view is looked at, beside the events.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How a job stands, or that nobody knows it.
+async fn view_of(fleet: &Fleet, key: &JobKey) -> Result<JobView, Stop> {
+    match fleet.memory().job(key).await? {
+        Some(view) => Ok(view),
+        None => Err(intake::unknown_job(Views::from(fleet), key.id.as_str()).await?),
+    }
+}
+
+/// Says since when a memory remembers that may have lost something.
+pub(in crate::cli) async fn remark_birth(context: &Context, fleet: &Fleet) -> Result<(), Stop> {
+    let birth = fleet.memory().birth().await?;
+    if !birth.is_clean {
+        let at = context.times.full(birth.at.timestamp());
+        context.remark(&format!(
+            "the memory remembers since {at}; jobs of before are shown when they move, and work on unaffected"
+        ));
+    }
+    Ok(())
+}
+
+/// Follows a job to its end, by its events and by the status view.
+pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &JobKey) -> Outcome {
+    let topic = Topic::of_job(&key.id);
+    // ORDER: bound before the view is read; an end in between is seen in one of them.
+    let mut events = match fleet.broker().follow(&[(key.account.clone(), topic)]).await {
+        Ok(events) => Some(events),
+        Err(error) => {
+            context.remark(&format!("events are not heard ({error}); the status view is asked instead"));
+            None
+        }
+    };
+    let signals = Signals::listen();
+    let grace = fleet.loaded.settings.waits.parks.after_deadline;
+    let (mut screen, mut seen, begun) = (Screen::new(context, 1), Vec::<Event>::new(), clock::moment());
+    let exit = loop {
+        let view = view_of(fleet, key).await?;
+        screen.look(&view);
+        if view.state().is_end() {
+            break ending::exit_of(&view, &seen);
+        }
+        if view.summary.deadline.is_some_and(|deadline| clock::moment() > deadline.max(begun).after(grace)) {
+            break Exit::TimedOut;
+        }
+        let heard = async {
+            match &mut events {
+                Some(events) => events.next(LOOK).await,
+                None => {
+                    tokio::time::sleep(LOOK).await;
+                    Ok(None)
+                }
+            }
+        };
+        tokio::select! {
+            heard = heard => match heard {
+                Ok(Some(event)) if event.job == *key && seen.iter().all(|known| known.id != event.id) => {
+                    if context.form() == Form::Ndjson {
+                        context.out.line(&event.cloud_event())?;
+                    }
+                    screen.event(&event);
+                    seen.push(event);
+                }
+                Ok(_) => {}
+                Err(down) => {
+                    context.remark(&format!("events are no longer heard ({down}); the status view is asked instead"));
+                    events = None;
+                }
+            },
+            () = signals.stop.cancelled() => {
+                context.remark("left; nothing is cancelled or lost, the fleet goes on");
+                break Exit::TimedOut;
+            }
+        }
+    };
+    drop(screen);
+    print(context, &view_of(fleet, key).await?)?;
+    Ok(exit)
+}
+
+fn print(context: &mut Context, view: &JobView) -> Result<(), Stop> {
+    if context.form() == Form::Table {
+        return told::print_result(context, view);
+    }
+    Ok(context.out.line(&JobResult::of(view))?)
+}
+
+/// Sends the wish on its way: a control ticket, which any worker writes into the job's record.
+pub(in crate::cli) async fn cancel(context: &mut Context, fleet: &Fleet, key: &JobKey) -> Outcome {
+    let known = fleet.memory().job(key).await.ok().flatten();
+    if let Some(view) = known.as_ref().filter(|view| view.state().is_end()) {
+        let problem = Problem::new(format!("job {key} has ended {}: there is nothing to cancel", view.state()));
+        return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {key}"))));
+    }
+    let summary = known.as_ref().map(|view| &view.summary);
+    let life = fleet.loaded.settings.waits.parks.control_life;
+    let control = ControlTicket {
+        control: Control::Cancel,
+        job: key.clone(),
+        generation: summary.map(|summary| summary.place.generation),
+        until: summary.and_then(|summary| summary.deadline).unwrap_or_else(|| clock::moment().after(life)),
+    };
+    let lanes = app::fleet::kinds(&fleet.loaded.settings);
+    let lane = lanes.first().copied().unwrap_or(Kind::Submission);
+    fleet.connected(async |fleet| fleet.broker().control(lane, &control).await).await??;
+    if known.is_none() {
+        context.remark(&format!("nobody has seen job {key} yet; the wish waits for it"));
+    }
+    if context.form() == Form::Table {
+        let line = format!("{} · cancelling: requested\n", key.id);
+        context.out.text(&(context.style.text(line.trim_end()).into_owned() + "\n"))?;
+    } else {
+        let result = JobResult::bare(
+            Some(key.id.to_string()),
+            Some(key.account.to_string()),
+            summary.and_then(|summary| summary.kind),
+            "cancelling",
+            None,
+        );
+        context.out.document(&result)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Runs an ended job again: its last ticket, one generation later.
+pub(in crate::cli) async fn retry(context: &mut Context, fleet: &Fleet, key: &JobKey, waits: bool) -> Outcome {
+    let view = view_of(fleet, key).await?;
+    let wrong = |why: String| Stop::new(Exit::WrongState, Problem::new(why).next(format!("longshore job show {key}")));
+    let Some(end) = view.end.filter(|_| view.summary.state.is_end()) else {
+        return Err(wrong(format!("job {key} is {}: it has not ended yet", view.summary.state)));
+    };
+    if end.name == EndName::Completed {
+        return Err(wrong(format!("job {key} is completed: there is nothing left to do")));
+    }
+    let ticket = end.ticket.retried(view.summary.place.generation, clock::moment());
+    fleet.connected(async |fleet| fleet.broker().publish(&ticket).await).await??;
+    if waits {
+        return follow(context, fleet, key).await;
+    }
+    let first = JobResult::accepted(key, ticket.job.kind, Vec::new());
+    told::print_accepted(context, key, &first)?;
+    Ok(Exit::Done)
+}
