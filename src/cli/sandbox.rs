@@ -83,7 +83,10 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     let overlay = overlay(&sandbox) + &home(&sandbox);
     match &arguments.write {
         Some(file) => {
-            std::fs::write(file, overlay)
+            // Whoever waits for the file reads it whole.
+            let part = file.with_extension("part");
+            std::fs::write(&part, overlay)
+                .and_then(|()| std::fs::rename(&part, file))
                 .map_err(|error| Stop::local(format!("{} cannot be written: {error}", file.display())))?;
             context.remark(&format!("configuration  {}", file.display()));
         }
