@@ -247,9 +247,26 @@ fn stands_still(path: &Path, limit: Duration) -> Failure {
 mod tests {
     use std::sync::mpsc;
 
+    use tokio::task::JoinSet;
+
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(5);
+
+    /// Somebody who waits beside the test.
+    struct Waiting<T>(JoinSet<T>);
+
+    impl<T: Send + 'static> Waiting<T> {
+        fn for_end_of(work: impl Future<Output = T> + Send + 'static) -> Self {
+            let mut waiting = JoinSet::new();
+            waiting.spawn(work);
+            Self(waiting)
+        }
+
+        async fn ended(mut self) -> T {
+            self.0.join_next().await.unwrap().unwrap()
+        }
+    }
 
     /// A limit passes, and whoever waits for it sees so. The clock of these tests stands still but for this: the machine's own
     /// pace decides nothing.
@@ -266,7 +283,7 @@ mod tests {
         let (go_on, wait) = mpsc::channel::<()>();
         let (tell, told) = oneshot::channel();
         let (begun, begins) = oneshot::channel();
-        let work = tokio::spawn(limited(SHORT, Path::new("/share/nic.cab"), move |pace| {
+        let mut work = Waiting::for_end_of(limited(SHORT, Path::new("/share/nic.cab"), move |pace| {
             pace.beat().unwrap();
             begun.send(()).unwrap();
             wait.recv().unwrap();
@@ -275,9 +292,9 @@ mod tests {
         }));
         begins.await.unwrap();
         pass().await;
-        assert!(!work.is_finished(), "it gave a sign of life in the first limit");
+        assert!(work.0.try_join_next().is_none(), "it gave a sign of life in the first limit");
         pass().await;
-        let failure = work.await.unwrap().unwrap_err();
+        let failure = work.ended().await.unwrap_err();
         assert!(matches!(&failure, Failure::Transient(cause) if cause.kind == Kind::LocalIo), "{failure:?}");
         assert!(failure.to_string().contains("/share/nic.cab has not answered"), "{failure}");
         go_on.send(()).unwrap();
@@ -288,7 +305,7 @@ mod tests {
     struct Told {
         order: mpsc::Sender<()>,
         beaten: tokio::sync::mpsc::UnboundedReceiver<()>,
-        waiting: tokio::task::JoinHandle<Result<u8, Failure>>,
+        waiting: Waiting<Result<u8, Failure>>,
     }
 
     impl Told {
@@ -303,7 +320,7 @@ mod tests {
                 }
                 Ok(7)
             };
-            let waiting = tokio::spawn(async move { limited(SHORT, Path::new("x"), work).await });
+            let waiting = Waiting::for_end_of(async move { limited(SHORT, Path::new("x"), work).await });
             Self { order, beaten, waiting }
         }
 
@@ -323,12 +340,12 @@ mod tests {
         let mut told = Told::begin();
         told.beats(WINDOWS - 5).await;
         drop(told.order);
-        assert_eq!(told.waiting.await.unwrap(), Ok(7));
+        assert_eq!(told.waiting.ended().await, Ok(7));
 
         let mut told = Told::begin();
         told.beats(WINDOWS + 5).await;
         drop(told.order);
-        let failure = told.waiting.await.unwrap().unwrap_err();
+        let failure = told.waiting.ended().await.unwrap_err();
         assert!(failure.to_string().contains("has not ended in 150ms"), "{failure}");
     }
 
@@ -337,17 +354,17 @@ mod tests {
         static ONE: Semaphore = Semaphore::const_new(1);
         let (go_on, wait) = mpsc::channel::<()>();
         let (begun, begins) = oneshot::channel();
-        let hung = tokio::spawn(limited_to(&ONE, SHORT, Path::new("/share/nic.cab"), move |_| {
+        let hung = Waiting::for_end_of(limited_to(&ONE, SHORT, Path::new("/share/nic.cab"), move |_| {
             begun.send(()).unwrap();
             wait.recv().unwrap();
             Ok(())
         }));
         begins.await.unwrap();
         pass().await;
-        assert!(hung.await.unwrap().unwrap_err().to_string().contains("hangs"));
-        let refused = tokio::spawn(limited_to(&ONE, SHORT, Path::new("/local/wifi.cab"), |_| Ok(())));
+        assert!(hung.ended().await.unwrap_err().to_string().contains("hangs"));
+        let refused = Waiting::for_end_of(limited_to(&ONE, SHORT, Path::new("/local/wifi.cab"), |_| Ok(())));
         pass().await;
-        let refused = refused.await.unwrap().unwrap_err();
+        let refused = refused.ended().await.unwrap_err();
         assert!(matches!(&refused, Failure::Transient(cause) if cause.kind == Kind::LocalIo), "{refused:?}");
         let text = refused.to_string();
         assert!(text.contains("no thread was free for /local/wifi.cab") && !text.contains("not answered"), "{text}");
@@ -405,7 +422,7 @@ mod tests {
         assert_eq!(Pace::default().open(&pipe).unwrap_err().kind(), ErrorKind::InvalidInput);
         let (path, waited) = (pipe.clone(), pipe.clone());
         let (begun, begins) = oneshot::channel();
-        let opened = tokio::spawn(async move {
+        let opened = Waiting::for_end_of(async move {
             let open = move |_: &Pace| {
                 begun.send(()).unwrap();
                 File::open(&path).map_err(|error| super::super::disk("", &path, &error))
@@ -414,7 +431,7 @@ mod tests {
         });
         begins.await.unwrap();
         pass().await;
-        let failure = opened.await.unwrap().unwrap_err();
+        let failure = opened.ended().await.unwrap_err();
         assert!(failure.to_string().contains("nic.cab"), "{failure}");
         // Lets the thread go: the runtime would wait for it.
         drop(File::options().write(true).open(&pipe).unwrap());
