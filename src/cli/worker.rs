@@ -86,8 +86,8 @@ async fn in_the_fleet(context: &mut Context, loaded: Loaded, arguments: Argument
     announce(context, &fleet, &server, &fleet.place());
     let hang_up = CancellationToken::new();
     let (mut tasks, mut connection) = (JoinSet::new(), JoinSet::new());
-    let (supervised, hung_up) = (Arc::clone(&fleet), hang_up.clone());
-    connection.spawn(async move { supervised.supervise(&hung_up).await });
+    let (supervised, ends) = (Arc::clone(&fleet), hang_up.clone());
+    connection.spawn(async move { supervised.supervise(&ends).await });
     tasks.spawn(probe_fleet(Arc::clone(&fleet)));
     let proving = Arc::clone(&fleet);
     tasks.spawn(async move { proving.canaries().await });

@@ -47,9 +47,13 @@ impl Rabbit {
     pub async fn follow(&self, of: &[(AccountName, Topic)]) -> Result<Follow, Error> {
         let connection = self.connection().await?;
         let failed = |right: &'static str| {
-            move |error: lapin::Error| match error.kind() {
-                lapin::ErrorKind::ProtocolError(refusal) if refusal.get_id() == 403 => Error::Forbidden(right),
-                _ => down(told(&error)).into(),
+            move |error: lapin::Error| {
+                if let lapin::ErrorKind::ProtocolError(refusal) = error.kind()
+                    && refusal.get_id() == 403
+                {
+                    return Error::Forbidden(right);
+                }
+                down(told(&error)).into()
             }
         };
         let channel = connection.create_channel().await.map_err(failed("to connect"))?;

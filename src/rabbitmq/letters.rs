@@ -92,8 +92,8 @@ impl Rabbit {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn letters(&self, shelf: Shelf) -> Result<Letters, Error> {
-        let queue = match shelf {
+    pub async fn letters(&self, from: Shelf) -> Result<Letters, Error> {
+        let queue = match from {
             Shelf::SetAside => self.names().set_aside(),
             Shelf::Unrouted => self.names().unrouted(),
         };
@@ -116,7 +116,7 @@ impl Rabbit {
         let mut found = Vec::new();
         for _ in 0..count {
             match tokio::time::timeout(PATIENCE, consumer.next()).await {
-                Ok(Some(Ok(delivery))) => found.push(held(delivery, shelf)),
+                Ok(Some(Ok(delivery))) => found.push(held(delivery, from)),
                 Ok(Some(Err(error))) => return Err(failed(error)),
                 // Another was quicker between our look and our asking.
                 Ok(None) | Err(_) => break,
@@ -205,8 +205,8 @@ impl Letters {
     pub async fn discard(&mut self, id: u64) -> Result<bool, Unavailable> {
         let Some(held) = self.found.iter_mut().find(|held| held.letter.id == id) else { return Ok(false) };
         let Some(acker) = held.acker.take() else { return Ok(false) };
-        let acked = acker.ack(BasicAckOptions::default()).await.map_err(|error| down(told(&error)))?;
-        if acked { Ok(true) } else { Err(down("the letter is no longer ours; it lies where it was")) }
+        let is_ours = acker.ack(BasicAckOptions::default()).await.map_err(|error| down(told(&error)))?;
+        if is_ours { Ok(true) } else { Err(down("the letter is no longer ours; it lies where it was")) }
     }
 
     /// Hands a ticket to the workers, and then throws the letter away.

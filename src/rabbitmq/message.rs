@@ -151,11 +151,7 @@ pub(super) fn death(delivery: &Delivery) -> Option<(String, String)> {
     let headers = delivery.properties.headers().as_ref()?.inner();
     let AMQPValue::FieldArray(deaths) = headers.get("x-death")? else { return None };
     let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
-    let text = |name: &str| match latest.inner().get(name)? {
-        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
-    };
+    let text = |name: &str| in_text(latest.inner().get(name)?);
     Some((text("queue")?, text("reason")?))
 }
 
@@ -167,7 +163,10 @@ pub(super) fn canary(delivery: &Delivery) -> Option<String> {
 }
 
 pub(super) fn header(delivery: &Delivery, name: &str) -> Option<String> {
-    let value = delivery.properties.headers().as_ref()?.inner().get(name)?;
+    in_text(delivery.properties.headers().as_ref()?.inner().get(name)?)
+}
+
+fn in_text(value: &AMQPValue) -> Option<String> {
     if let Some(text) = value.as_short_string() {
         return Some(text.to_string());
     }

@@ -130,7 +130,7 @@ impl Stand {
 impl std::fmt::Display for Stand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Place { generation, step, r#try } = self.place;
-        write!(f, "{generation} {step} {}", r#try)?;
+        write!(f, "{generation} {step} {try}")?;
         for at in [self.until, self.wish_at, self.ended.map(|(_, at)| at)] {
             match at {
                 Some(at) => write!(f, " {}", at.as_millis())?,

@@ -56,7 +56,7 @@ impl Fleet {
             json!(producers),
         );
         std::fs::write(world.path("more.toml"), more).unwrap();
-        let fleet = Self { world, broker, servers: servers, prefix: prefix.to_owned() };
+        let fleet = Self { world, broker, servers, prefix: prefix.to_owned() };
         fleet.declare();
         fleet
     }

@@ -85,13 +85,16 @@ fn a_job_of_nobody_does_nothing_and_ends_in_a_refused_event_and_the_dead_letters
 /// Takes the one message of this lane and gives it back, as often as the broker lets it.
 fn break_workers(fleet: &Fleet, lane: &str) {
     use futures_util::StreamExt as _;
-    use lapin::options::{BasicConsumeOptions, BasicRejectOptions};
+    use lapin::{
+        options::{BasicConsumeOptions, BasicRejectOptions},
+        types::FieldTable,
+    };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let url = fleet.broker.url();
         let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let options = BasicConsumeOptions::default();
-        let mut lane = channel.basic_consume(lane.into(), "".into(), options, Default::default()).await.unwrap();
+        let mut lane = channel.basic_consume(lane.into(), "".into(), options, FieldTable::default()).await.unwrap();
         // The first time and a hundred more.
         for _ in 0..=100 {
             let delivery = lane.next().await.unwrap().unwrap();

@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use longshore::{
     clock::Shift,
     domain::{
@@ -43,7 +44,7 @@ pub(crate) struct Servers {
     shift: Shift,
     looker: lapin::Channel,
     events: tokio::sync::Mutex<Vec<Event>>,
-    _looking: lapin::Connection,
+    looking: lapin::Connection,
     supervisors: Mutex<JoinSet<()>>,
     stops: Mutex<BTreeMap<u128, CancellationToken>>,
 }
@@ -106,9 +107,15 @@ impl Harness for Servers {
         let looker = looking.create_channel().await.unwrap();
         let names = Names::new(&prefix);
         let queue = format!("{prefix}.seen");
-        looker.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), Default::default()).await.unwrap();
+        looker
+            .queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default())
+            .await
+            .unwrap();
         let (bound, exchange) = (queue.as_str().into(), names.events().as_str().into());
-        looker.queue_bind(bound, exchange, "#".into(), QueueBindOptions::default(), Default::default()).await.unwrap();
+        looker
+            .queue_bind(bound, exchange, "#".into(), QueueBindOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
         let this = Self {
             broker,
             redis,
@@ -116,7 +123,7 @@ impl Harness for Servers {
             shift: Shift::default(),
             looker,
             events: tokio::sync::Mutex::default(),
-            _looking: looking,
+            looking,
             supervisors: Mutex::new(JoinSet::new()),
             stops: Mutex::default(),
         };
@@ -174,13 +181,13 @@ impl Harness for Servers {
     }
 
     async fn set_aside(&self) -> Vec<Option<JobKey>> {
-        let channel = self._looking.create_channel().await.unwrap();
+        let channel = self.looking.create_channel().await.unwrap();
         let queue = Names::new(&self.prefix).set_aside();
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declared = channel.queue_declare(queue.as_str().into(), options, Default::default()).await.unwrap();
+        let declared = channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
         let options = BasicConsumeOptions::default();
         let mut letters =
-            channel.basic_consume(queue.as_str().into(), "".into(), options, Default::default()).await.unwrap();
+            channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await.unwrap();
         let mut jobs = Vec::new();
         for _ in 0..declared.message_count() {
             let letter = letters.next().await.unwrap().unwrap();
@@ -197,7 +204,7 @@ fn header(message: &lapin::message::Delivery, name: &str) -> Option<String> {
     value.as_long_string().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())
 }
 
-/// A CloudEvent in binary mode, as a consumer reads it.
+/// A `CloudEvent` in binary mode, as a consumer reads it.
 fn read_event(message: &lapin::message::Delivery) -> Event {
     let header = |name: &str| header(message, name).unwrap_or_else(|| panic!("no {name}"));
     let kind = header("ce-type");

@@ -76,13 +76,11 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
             break Exit::TimedOut;
         }
         let heard = async {
-            match &mut events {
-                Some(events) => events.next(LOOK).await,
-                None => {
-                    tokio::time::sleep(LOOK).await;
-                    Ok(None)
-                }
+            if let Some(events) = &mut events {
+                return events.next(LOOK).await;
             }
+            tokio::time::sleep(LOOK).await;
+            Ok(None)
         };
         tokio::select! {
             heard = heard => match heard {
@@ -132,15 +130,14 @@ pub(in crate::cli) async fn cancel(context: &mut Context, fleet: &Fleet, key: &J
         generation: summary.map(|summary| summary.place.generation),
         until: summary.and_then(|summary| summary.deadline).unwrap_or_else(|| clock::moment().after(life)),
     };
-    let lanes = app::fleet::kinds(&fleet.loaded.settings);
-    let lane = lanes.first().copied().unwrap_or(Kind::Submission);
+    let lane = app::fleet::kinds(&fleet.loaded.settings).first().copied().unwrap_or(Kind::Submission);
     fleet.connected(async |fleet| fleet.broker().control(lane, &control).await).await??;
     if known.is_none() {
         context.remark(&format!("nobody has seen job {key} yet; the wish waits for it"));
     }
     if context.form() == Form::Table {
-        let line = format!("{} · cancelling: requested\n", key.id);
-        context.out.text(&(context.style.text(line.trim_end()).into_owned() + "\n"))?;
+        let told = format!("{} · cancelling: requested", key.id);
+        context.out.text(&(context.style.text(&told).into_owned() + "\n"))?;
     } else {
         let result = JobResult::bare(
             Some(key.id.to_string()),

@@ -95,7 +95,7 @@ pub(crate) async fn a_parked_ticket_comes_when_it_is_due_and_not_before<H: Harne
     let parked = held.ticket.clone().parked(now.after(H::PARK));
     let done = settlement(&held.ticket, Some(held.me), Entry::LetGo, Next::Ticket(Box::new(parked.clone())));
     home.settle(held.delivery, Some(&key("a")), done).await.unwrap();
-    harness.advance(H::PARK - Duration::from_secs(1)).await;
+    harness.advance(H::PARK.saturating_sub(Duration::from_secs(1))).await;
     assert_quiet(&home, Kind::Submission).await;
     harness.advance(Duration::from_secs(1)).await;
     let (received, ticket) = receive(&home, Kind::Submission).await;
