@@ -12,6 +12,7 @@ use longshore::{
         service::{PageLink, Product},
         step::QuotaClass,
         ticket::StepResult,
+        time::Moment,
     },
     engine::ports::{Listing, Listings as _, Memory as _, Quota as _, Swapped, Turn, TurnKey, Turns as _, Unavailable},
     redis::Store,
@@ -33,7 +34,7 @@ pub(crate) struct Walk {
     pub lost_turns: u32,
 }
 
-fn product(id: u64) -> Product {
+pub(crate) fn product(id: u64) -> Product {
     Product {
         id: ProductId::new(id),
         shared_id: None,
@@ -44,7 +45,7 @@ fn product(id: u64) -> Product {
     }
 }
 
-fn turn() -> TurnKey {
+pub(crate) fn turn() -> TurnKey {
     TurnKey::Name(account(), "nic".to_owned())
 }
 
@@ -90,14 +91,14 @@ impl Walk {
                 store.owner(&account, product(1).id).await?;
             }
             9 => {
-                store.join_listing(&account, clock::moment(), &job).await?;
+                store.join_listing(&account, Moment::default(), &job).await?;
             }
             10 => {
                 store.add_page(&account, &job, &[product(1)], Some(&link)).await?;
             }
             11 => store.page_failed(&account, &job).await?,
             12 => {
-                store.join_listing(&account, clock::moment(), &other).await?;
+                store.join_listing(&account, Moment::default(), &other).await?;
             }
             13 => {
                 store.add_page(&account, &other, &[product(2)], None).await?;
@@ -163,7 +164,7 @@ async fn an_undisturbed_walk_gets_everywhere() {
     assert!(store.load(&job).await.unwrap().record.unwrap().begun_at.is_some());
     assert_eq!(store.owner(&account, product(1).id).await.unwrap(), Some(job.clone()));
     assert_eq!(store.listed(&account, "nic").await.unwrap(), [product(1), product(2)]);
-    let whole = store.join_listing(&account, longshore::domain::time::Moment::default(), &job).await.unwrap();
+    let whole = store.join_listing(&account, Moment::default(), &job).await.unwrap();
     assert_eq!(whole, Listing::Whole { is_complete: true });
     let refused = store.permit(&account, QuotaClass::Write, 0, 0.5).await.unwrap();
     assert!(matches!(refused, Admission::Refused { by_gate: true, .. }));
