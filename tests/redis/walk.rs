@@ -193,3 +193,16 @@ async fn every_key_but_the_birth_mark_has_an_end() {
     assert!(redis.keys().iter().all(|key| key.starts_with("longshore:")), "{:?}", redis.keys());
     assert_eq!(redis.endless_keys(), ["longshore:born"]);
 }
+
+#[tokio::test]
+async fn a_job_that_nobody_touches_for_long_no_longer_counts_among_those_that_wait_for_a_poll() {
+    if !crate::servers::is_redis_installed() {
+        return;
+    }
+    let redis = crate::harness::redis();
+    let (store, shift) = crate::harness::shifted(&redis);
+    store.waits_for_poll(&key("gone")).await.unwrap();
+    shift.advance(crate::harness::options().retention + Duration::from_secs(1));
+    store.waits_for_poll(&key("walk")).await.unwrap();
+    assert_eq!(store.polls_in_flight(&account()).await.unwrap(), 1);
+}
