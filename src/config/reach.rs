@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Settings that are read through a method of this folder, and how that is called.
-const BY_METHOD: [(&str, &str); 1] = [("home.data_dir", "loaded.data_dir()")];
+const BY_METHOD: [(&str, &str); 2] = [("home.data_dir", "loaded.data_dir()"), ("topology.kinds", "topology.kinds()")];
 
 /// All Rust files below this folder but those of the configuration.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {

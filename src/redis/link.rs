@@ -77,6 +77,9 @@ pub struct Server {
     pub eviction: Option<String>,
     /// Replicas that follow it now.
     pub replicas: u32,
+    /// It takes writes only while replicas follow it closely: without that, a primary that was replaced may go on for a
+    /// while beside the new one.
+    pub needs_replicas: bool,
 }
 
 #[derive(Debug)]
@@ -319,6 +322,8 @@ impl Link {
             version: field(&text, "valkey_version").or_else(|| field(&text, "redis_version")).unwrap_or_default(),
             eviction: field(&text, "maxmemory_policy"),
             replicas: number("connected_slaves"),
+            // Told only while `min-replicas-to-write` and `min-replicas-max-lag` are set.
+            needs_replicas: field(&text, "min_slaves_good_slaves").is_some(),
         })
     }
 }

@@ -129,8 +129,8 @@ impl Stand {
 
 impl std::fmt::Display for Stand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Place { generation, step, r#try } = self.place;
-        write!(f, "{generation} {step} {try}")?;
+        let Place { generation, step, r#try: number } = self.place;
+        write!(f, "{generation} {step} {number}")?;
         for at in [self.until, self.wish_at, self.ended.map(|(_, at)| at)] {
             match at {
                 Some(at) => write!(f, " {}", at.as_millis())?,

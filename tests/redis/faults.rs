@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use longshore::{
-    engine::ports::{Memory as _, Swapped},
+    clock,
+    domain::time::Moment,
+    engine::ports::{Listing, Listings as _, Memory as _, Swapped, Turn, Turns as _},
     redis::Store,
 };
 use tokio::task::JoinSet;
 
 use crate::{
-    harness::{at, claimed, folder, in_time, key, options, redis, redis_with, store, ticket, until},
+    harness::{account, at, claimed, folder, in_time, key, options, redis, redis_with, store, ticket, until},
     servers::{self, Redis},
-    walk::{CALLS, Walk},
+    walk::{CALLS, Walk, product, turn},
 };
 
 /// Writes a record of the job; it is there afterwards.
@@ -75,6 +77,12 @@ async fn a_memory_that_kept_its_data_over_a_restart_is_another_life() {
     assert!(store.born_clean(true).await.unwrap());
     for is_killed in [false, true] {
         remember(&store, "walk").await;
+        let (account, job) = (account(), key("walk"));
+        store.take_turn(&turn(), &job).await.unwrap();
+        assert!(store.stamp_turn(&turn(), &job, clock::moment()).await.unwrap());
+        store.join_listing(&account, Moment::default(), &job).await.unwrap();
+        store.add_page(&account, &job, &[product(1)], None).await.unwrap();
+        assert_eq!(store.listed(&account, "nic").await.unwrap(), [product(1)]);
         let before = store.load(&key("walk")).await.unwrap();
         let next = claimed(&before, &ticket("walk").at_step(longshore::domain::step::Step::Download)).unwrap();
         if is_killed {
@@ -92,6 +100,11 @@ async fn a_memory_that_kept_its_data_over_a_restart_is_another_life() {
         assert!(!after.birth.is_clean && after.known().is_none());
         let refused = store.swap(&key("walk"), before.birth.epoch, before.version, &next).await.unwrap();
         assert!(matches!(refused, Swapped::Refused(present) if present.birth == after.birth));
+        // So are a turn and a listing: what happened since is not known.
+        assert_eq!(store.take_turn(&turn(), &job).await.unwrap(), Turn::Ours { begun_at: None });
+        assert_eq!(store.listed(&account, "nic").await.unwrap(), []);
+        let listing = store.join_listing(&account, Moment::default(), &job).await.unwrap();
+        assert_eq!(listing, Listing::Ours { next: None });
         redis.flush();
     }
 }
@@ -219,7 +232,7 @@ async fn a_cluster_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgets_at_will_is_told_by_name() {
+async fn what_matters_of_a_server_is_told() {
     if !servers::is_redis_installed() {
         return;
     }
@@ -229,6 +242,9 @@ async fn a_server_that_forgets_at_will_is_told_by_name() {
     assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]), "OK");
     let server = store(&redis).server().await.unwrap();
     assert_eq!((server.eviction.as_deref(), server.replicas), (Some("noeviction"), 0));
+    assert!(!server.needs_replicas);
+    assert_eq!(redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]), "OK");
+    assert!(store(&redis).server().await.unwrap().needs_replicas);
 }
 
 #[tokio::test]

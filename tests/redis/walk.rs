@@ -12,6 +12,7 @@ use longshore::{
         service::{PageLink, Product},
         step::QuotaClass,
         ticket::StepResult,
+        time::Moment,
     },
     engine::ports::{Listing, Listings as _, Memory as _, Quota as _, Swapped, Turn, TurnKey, Turns as _, Unavailable},
     redis::Store,
@@ -33,7 +34,7 @@ pub(crate) struct Walk {
     pub lost_turns: u32,
 }
 
-fn product(id: u64) -> Product {
+pub(crate) fn product(id: u64) -> Product {
     Product {
         id: ProductId::new(id),
         shared_id: None,
@@ -44,7 +45,7 @@ fn product(id: u64) -> Product {
     }
 }
 
-fn turn() -> TurnKey {
+pub(crate) fn turn() -> TurnKey {
     TurnKey::Name(account(), "nic".to_owned())
 }
 
@@ -90,14 +91,14 @@ impl Walk {
                 store.owner(&account, product(1).id).await?;
             }
             9 => {
-                store.join_listing(&account, clock::moment(), &job).await?;
+                store.join_listing(&account, Moment::default(), &job).await?;
             }
             10 => {
                 store.add_page(&account, &job, &[product(1)], Some(&link)).await?;
             }
             11 => store.page_failed(&account, &job).await?,
             12 => {
-                store.join_listing(&account, clock::moment(), &other).await?;
+                store.join_listing(&account, Moment::default(), &other).await?;
             }
             13 => {
                 store.add_page(&account, &other, &[product(2)], None).await?;
@@ -163,7 +164,7 @@ async fn an_undisturbed_walk_gets_everywhere() {
     assert!(store.load(&job).await.unwrap().record.unwrap().begun_at.is_some());
     assert_eq!(store.owner(&account, product(1).id).await.unwrap(), Some(job.clone()));
     assert_eq!(store.listed(&account, "nic").await.unwrap(), [product(1), product(2)]);
-    let whole = store.join_listing(&account, longshore::domain::time::Moment::default(), &job).await.unwrap();
+    let whole = store.join_listing(&account, Moment::default(), &job).await.unwrap();
     assert_eq!(whole, Listing::Whole { is_complete: true });
     let refused = store.permit(&account, QuotaClass::Write, 0, 0.5).await.unwrap();
     assert!(matches!(refused, Admission::Refused { by_gate: true, .. }));
@@ -191,4 +192,17 @@ async fn every_key_but_the_birth_mark_has_an_end() {
     assert!(redis.keys().iter().filter_map(kind).all(|kind| known.contains(&kind.as_str())), "{:?}", redis.keys());
     assert!(redis.keys().iter().all(|key| key.starts_with("longshore:")), "{:?}", redis.keys());
     assert_eq!(redis.endless_keys(), ["longshore:born"]);
+}
+
+#[tokio::test]
+async fn a_job_that_nobody_touches_for_long_no_longer_counts_among_those_that_wait_for_a_poll() {
+    if !crate::servers::is_redis_installed() {
+        return;
+    }
+    let redis = crate::harness::redis();
+    let (store, shift) = crate::harness::shifted(&redis);
+    store.waits_for_poll(&key("gone")).await.unwrap();
+    shift.advance(crate::harness::options().retention + Duration::from_secs(1));
+    store.waits_for_poll(&key("walk")).await.unwrap();
+    assert_eq!(store.polls_in_flight(&account()).await.unwrap(), 1);
 }
