@@ -83,7 +83,7 @@ fn place(before: &[&str], current: &str) -> (Option<Wanted>, Vec<String>) {
         None => positional(command, positionals).and_then(|id| match id {
             "accounts" => Some(Wanted::Accounts),
             "job" => Some(Wanted::Jobs),
-            "letter" => Some(Wanted::DeadLetters),
+            "letter" | "letters" => Some(Wanted::DeadLetters),
             _ => None,
         }),
     };
@@ -142,6 +142,7 @@ mod tests {
             ("product show", "", None),
             ("dead-letter replay", "", Some(Wanted::DeadLetters)),
             ("dead-letter replay --adopt", "", None),
+            ("dead-letter discard nic-1", "", Some(Wanted::DeadLetters)),
             ("auth test", "", Some(Wanted::Accounts)),
             ("auth test contoso", "", Some(Wanted::Accounts)),
             ("submit", "nic", None),
