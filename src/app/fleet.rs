@@ -139,7 +139,9 @@ impl Fleet {
     /// [`Unavailable`] names the one that does not.
     pub async fn pulse(&self) -> Result<(), Unavailable> {
         self.home.broker().is_ready()?;
-        self.home.memory().server().await?;
+        if let Some(why) = self.check_memory().await? {
+            return Err(Unavailable { what: "memory", why });
+        }
         match &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(why) => Err(Unavailable { what: "topology", why: why.clone() }),
             None => Ok(()),
@@ -151,11 +153,14 @@ impl Fleet {
     /// # Errors
     /// The words for a person; [`Unavailable`] when it does not answer, which is no reason to refuse.
     pub async fn check_memory(&self) -> Result<Option<String>, Unavailable> {
-        let server = self.home.memory().server().await?;
-        Ok(server.eviction.filter(|policy| policy != "noeviction").map(|policy| {
-            format!("Redis evicts keys when it is full (maxmemory-policy {policy}): set it to noeviction")
-        }))
+        Ok(evicts(&self.home.memory().server().await?))
     }
+}
+
+/// Why a memory that forgets at will is of no use; none when it does not.
+fn evicts(server: &redis::Server) -> Option<String> {
+    let policy = server.eviction.as_ref().filter(|policy| *policy != "noeviction")?;
+    Some(format!("Redis evicts keys when it is full (maxmemory-policy {policy}): set it to noeviction"))
 }
 
 /// The broker and the memory of a configuration, for who provisions and looks; takes no jobs.

@@ -144,7 +144,7 @@ fn admission(settings: &config::Settings) -> Admission {
     };
     let most = usize::try_from(settings.jobs.max_size.0).unwrap_or(usize::MAX);
     let max_size = if settings.is_fleet() { most.min(FLEET_JOB) } else { most };
-    Admission { producers, max_size, deadline: settings.jobs.deadline }
+    Admission { producers, needs_hash: settings.is_fleet(), max_size, deadline: settings.jobs.deadline }
 }
 
 /// How long one page of a listing may take at most: a handler begins none when its time is up, waits for no permit beyond

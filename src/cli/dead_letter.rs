@@ -129,6 +129,9 @@ struct Replay {
     /// The candidate with this id is the job's own: go on with it
     #[arg(long, value_name = "RESOURCE", conflicts_with_all = ["create_again", "class"])]
     adopt: Option<u64>,
+    /// In a fleet: hand a producer's message in in your own name, which may name every account
+    #[arg(long)]
+    vouch: bool,
     /// None of the candidates is the job's own: make another
     #[arg(long, conflicts_with = "class")]
     create_again: bool,
@@ -178,7 +181,10 @@ async fn act(context: &mut Context, home: &mut Home<'_>, verb: Verb) -> Outcome 
                     context.remark(&format!("would discard {name} ({}, {})", letter.class, letter.message));
                     continue;
                 }
-                home.drawer.discard(letter.id).await?;
+                if !home.drawer.discard(letter.id).await? {
+                    context.remark(&format!("{name} lies there no more"));
+                    continue;
+                }
                 context.remark(&format!("discarded {name}; its job, if it has one, keeps its end"));
             }
             Ok(Exit::Done)
@@ -457,6 +463,15 @@ async fn run_replay(context: &mut Context, home: &mut Home<'_>, letter: DeadLett
     if wish.several.dry_run {
         context.remark(&format!("would replay {name} ({}, {})", letter.class, letter.message));
         return Ok(Exit::Done);
+    }
+    if let (Drawer::Fleet { letters, .. }, None, false) = (&home.drawer, &letter.end, wish.vouch) {
+        let user = letters.user(letter.id).map_or_else(|| "nobody known".to_owned(), |user| format!("user {user:?}"));
+        let problem = Problem::new(format!("{name} is a message that never was a job"))
+            .what(format!(
+                "it was published by {user}, and would be handed in in your own name, which may name every account"
+            ))
+            .next(format!("look at it: longshore dead-letter show {name}; then add --vouch"));
+        return Err(Stop::new(Exit::WrongState, problem));
     }
     match home.drawer.replay(&letter, edit).await? {
         Replayed::Ticket(ticket) => match home.reached {

@@ -124,7 +124,7 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
         }
         (Verb::Watch(of), Reached::Fleet(fleet)) => {
             let key = of.find(&**fleet).await?;
-            fleet::job::follow(context, fleet, &key).await
+            fleet::job::follow(context, fleet, &key, 0).await
         }
         (Verb::Cancel(of), Reached::Embedded(app)) => {
             let key = of.find(&**app).await?;

@@ -12,13 +12,15 @@ use super::{
     intake::{Message, Taken},
     ports::{Origin, Packages, Received, Unavailable},
 };
-use crate::domain::{ids::AccountName, job, step::Place, ticket::Ticket};
+use crate::domain::{event::Class, ids::AccountName, job, step::Place};
 
 /// What is asked of a new job.
 #[derive(Debug, Clone)]
 pub struct Admission {
     /// Who may name which account.
     pub producers: Producers,
+    /// Must a file that a job names come with its SHA-256? Where producer and worker are different machines, it must.
+    pub needs_hash: bool,
     /// The largest message, in bytes.
     pub max_size: usize,
     /// The time of a job that names no deadline.
@@ -27,7 +29,12 @@ pub struct Admission {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { producers: Producers::Anybody, max_size: job::MOST_BYTES, deadline: job::DEFAULT_DEADLINE }
+        Self {
+            producers: Producers::Anybody,
+            needs_hash: false,
+            max_size: job::MOST_BYTES,
+            deadline: job::DEFAULT_DEADLINE,
+        }
     }
 }
 
@@ -85,11 +92,20 @@ impl Admission {
 
     /// Why the job may not be; none when it may.
     #[must_use]
-    pub fn refuse(&self, ticket: &Ticket) -> Option<String> {
+    pub fn refuse(&self, taken: &Taken) -> Option<(Class, String)> {
+        let ticket = &taken.ticket;
         if ticket.place != Place::FIRST {
             return None;
         }
-        self.producers.refuse(&ticket.job.account, ticket.producer.as_deref())
+        if let Some(problem) = self.producers.refuse(&ticket.job.account, ticket.producer.as_deref()) {
+            return Some((Class::NotAllowed, problem));
+        }
+        let package = taken.work.package.as_ref().filter(|_| self.needs_hash)?;
+        (package.sha256.is_none() && package.source.starts_with("file:")).then(|| {
+            let problem = "spec.package.sha256: missing; in a fleet a file: source is named with its SHA-256, since the file \
+                           that its worker sees may be another one";
+            (Class::Source, problem.to_owned())
+        })
     }
 
     /// Gives a producer's job what the command line gives those it stores: a deadline, and a seal on what is secret in it.

@@ -28,7 +28,7 @@ use crate::domain::{
     event::Class,
     plan::{self, Next as Plan},
     settlement::{Entry, Next, SetAside, Settlement},
-    step::Step,
+    step::{Place, Step},
     ticket::Ticket,
     time::Moment,
 };
@@ -180,18 +180,19 @@ impl<P: Ports> Worker<P> {
     ) -> Result<Claiming<'a, P>, Unavailable> {
         let ticket = &taken.ticket;
         let (key, message_id) = (ticket.key(), received.message_id.as_deref());
-        if let Some(problem) = self.settings.admission.refuse(ticket) {
+        if let Some((class, problem)) = self.settings.admission.refuse(taken) {
             return Ok(Claiming::Settle(Box::new(refused(
                 taken,
                 message_id,
-                (Class::NotAllowed, &problem),
+                (class, &problem),
                 self.ports.clock().wall(),
             ))));
         }
         let arrival = Arrival {
             place: ticket.place,
             hash: ticket.hash,
-            is_intake: received.origin != Origin::Return,
+            // A job that was given back untouched stands at its first place, and brings its content for the first time.
+            is_intake: received.origin != Origin::Return || ticket.place == Place::FIRST,
             is_suspect: received.is_redelivered || ticket.suspect,
         };
         let claimant = Claimant { worker: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) };
@@ -224,7 +225,8 @@ impl<P: Ports> Worker<P> {
                     return settle(Entry::Nothing, Vec::new(), Next::Ticket(Box::new(parked)));
                 }
                 Claim::Take { record, is_poison, is_takeover } => {
-                    let is_poison = is_poison || received.is_spent;
+                    // Given out too often is no proof: its claims must have been lost, too.
+                    let is_poison = is_poison || (received.is_spent && (record.lost > 0 || record.panics > 0));
                     let swapped = self.ports.home().swap(&key, loaded.birth.epoch, loaded.version, &record).await?;
                     match swapped {
                         Swapped::Refused(present) => loaded = *present,

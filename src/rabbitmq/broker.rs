@@ -1,6 +1,12 @@
 //! Receiving, publishing, acknowledging: the broker's half of a home.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{
-        event::{End, Event},
+        event::{Class, End, Event},
         job::Job,
         settlement::SetAside,
         step::Kind,
@@ -25,7 +31,16 @@ use crate::{
         ports::{Completes, Origin, Received, Unavailable},
         settle::{Broker, Proof},
     },
+    telemetry,
 };
+
+/// What a receiver comes by.
+enum Next {
+    /// From an inbox.
+    Arrived(Arrived),
+    /// A ticket that has rested here for the last part of its wait.
+    Woken(Arrived),
+}
 
 /// What of a ticket is read before it is given to anybody.
 #[derive(Deserialize)]
@@ -37,12 +52,21 @@ struct Due {
 const SHORT: Duration = Duration::from_secs(1);
 
 impl Rabbit {
-    /// Waits for the next message of a kind: tickets before jobs, interactive jobs before bulk.
+    /// Waits for the next message of a kind: tickets before jobs, interactive jobs before bulk; every eighth time the other way
+    /// round, so that nothing that was given out lies beyond the broker's patience.
     pub(crate) async fn receive(&self, kind: Kind) -> Result<Received<Delivery>, Unavailable> {
         self.want(kind);
         loop {
-            // Dropped at any await below, the delivery goes back to the broker.
-            let arrived = self.next(kind).await?;
+            // Dropped at any await below, the delivery goes back to the broker, or rests on.
+            let arrived = match self.next(kind).await? {
+                Next::Woken(arrived) => {
+                    if arrived.delivery.session.is_over() {
+                        continue;
+                    }
+                    return Ok(received(arrived));
+                }
+                Next::Arrived(arrived) => arrived,
+            };
             // What an older session gave out comes again.
             if arrived.delivery.session.is_over() {
                 continue;
@@ -50,31 +74,63 @@ impl Rabbit {
             if arrived.delivery.lane.1 == Lane::Return
                 && let Some(wait) = wait_of(&arrived.body, self.now())
             {
-                if wait >= SHORT {
+                if wait < SHORT {
+                    self.resting(kind).push((Instant::now() + wait, arrived));
+                } else {
                     self.park_rest(arrived, wait).await?;
-                    continue;
                 }
-                tokio::time::sleep(wait).await;
+                continue;
             }
             return Ok(received(arrived));
         }
     }
 
-    async fn next(&self, kind: Kind) -> Result<Arrived, Unavailable> {
+    async fn next(&self, kind: Kind) -> Result<Next, Unavailable> {
         let inbox = |source| async move {
             match self.inner.inboxes.get(&source) {
                 Some(inbox) => inbox.lock().await.recv().await,
                 None => std::future::pending().await,
             }
         };
+        let (resting, first) = {
+            let resting = self.resting(kind);
+            (resting.len(), resting.iter().map(|(due, _)| *due).min())
+        };
+        let woken = async {
+            match first {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        let bound = usize::from(self.inner.options.prefetch(Source::Lane(kind, Lane::Return)));
+        let tickets = async {
+            if resting < bound { inbox(Source::Lane(kind, Lane::Return)).await } else { std::future::pending().await }
+        };
+        let lane = |lane| inbox(Source::Lane(kind, lane));
+        let is_turned = self.inner.received.fetch_add(1, Ordering::Relaxed) % 8 == 7;
         let arrived = tokio::select! {
             biased;
-            arrived = inbox(Source::Lane(kind, Lane::Return)) => arrived,
-            arrived = inbox(Source::Lane(kind, Lane::Intake)) => arrived,
-            arrived = inbox(Source::Lane(kind, Lane::Bulk)) => arrived,
-            arrived = inbox(Source::Dead) => arrived,
+            () = woken => return Ok(self.wake(kind)),
+            arrived = inbox(Source::Dead), if is_turned => arrived,
+            arrived = lane(Lane::Bulk), if is_turned => arrived,
+            arrived = tickets => arrived,
+            arrived = lane(Lane::Intake) => arrived,
+            arrived = lane(Lane::Bulk), if !is_turned => arrived,
+            arrived = inbox(Source::Dead), if !is_turned => arrived,
         };
-        arrived.ok_or_else(|| down("the inbox is closed"))
+        arrived.map(Next::Arrived).ok_or_else(|| down("the inbox is closed"))
+    }
+
+    fn resting(&self, kind: Kind) -> std::sync::MutexGuard<'_, Vec<(Instant, Arrived)>> {
+        let of = self.inner.resting.get(&kind).unwrap_or(&self.inner.nobody_rests);
+        of.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes whoever has rested longest beyond its time.
+    fn wake(&self, kind: Kind) -> Next {
+        let mut resting = self.resting(kind);
+        let first = resting.iter().enumerate().min_by_key(|(_, (due, _))| *due).map(|(at, _)| at);
+        Next::Woken(resting.swap_remove(first.unwrap_or_default()).1)
     }
 
     /// A ticket that woke before its time waits for the rest of it, untouched but for its mark.
@@ -89,6 +145,10 @@ impl Rabbit {
 
     /// Gives a message back that nobody has looked at: as a new one on its return lane, so that it counts no delivery.
     pub(super) async fn give_back(&self, arrived: Arrived, complete: &Completes<'_>) -> Result<(), Unavailable> {
+        if arrived.is_spent {
+            // It keeps its count: a stop must not give it another hundred lives.
+            return Ok(());
+        }
         let received = received(arrived);
         let (session, kind) = (Arc::clone(&received.delivery.session), received.delivery.lane.0);
         let body = match (received.origin, intake::read(&received, self.now())) {
@@ -119,7 +179,7 @@ impl Rabbit {
             None => (self.names().out(), kind.name().to_owned()),
         };
         let properties = message::properties("longshore.ticket", Headers::default());
-        session.publish(Outgoing { exchange, key, body, properties }).await
+        session.publish(&Outgoing { exchange, key, body, properties }).await
     }
 
     /// Sends a wish on its way to a job's record: any worker writes it, so any lane in use carries it.
@@ -143,7 +203,8 @@ impl Rabbit {
             properties = properties.with_user_id(user.into());
         }
         let key = job_key(job.kind, job.bulk);
-        self.session()?.publish(Outgoing { exchange: self.names().jobs(), key, body, properties }).await
+        let message = Outgoing { exchange: self.names().jobs(), key, body, properties };
+        Ok(self.session()?.publish_once(&message).await?)
     }
 }
 
@@ -196,17 +257,27 @@ impl Broker for Rabbit {
 
     async fn announce(&self, event: &Event) -> Result<(), Unavailable> {
         let message = message::of_event(event, self.names().events(), names::event_key(event));
-        self.session()?.publish(message).await
+        self.session()?.publish(&message).await
     }
 
     async fn set_aside(&self, end: &End) -> Result<(), Unavailable> {
         let message = message::of_end(end, self.names().dead())
             .map_err(|error| down(format!("the dead letter cannot be written: {error}")))?;
-        self.session()?.publish(message).await
+        self.session()?.publish(&message).await
     }
 
     async fn set_message_aside(&self, of: &Delivery, aside: &SetAside) -> Result<(), Unavailable> {
-        self.session()?.publish(message::of_set_aside(of.lane, aside, self.names().dead())).await
+        // What cannot be read cannot be sealed either: a signed query in it is hidden.
+        let hidden = SetAside {
+            message: telemetry::redact(&aside.message).into_owned(),
+            body: if aside.class == Class::Undecodable {
+                telemetry::redact(&aside.body).into_owned()
+            } else {
+                aside.body.clone()
+            },
+            ..aside.clone()
+        };
+        self.session()?.publish(&message::of_set_aside(of.lane, &hidden, self.names().dead())).await
     }
 
     async fn acknowledge(&self, delivery: Delivery, _proof: Proof) -> Result<(), Unavailable> {

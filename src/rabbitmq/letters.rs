@@ -137,7 +137,8 @@ fn refusal(error: &lapin::Error, queue: &str) -> Option<Error> {
 }
 
 fn held(delivery: Delivery, shelf: Shelf) -> Held {
-    let header = |name: &str| message::header(&delivery, name);
+    // What had no route may be anybody's: no header of it is believed.
+    let header = |name: &str| message::header(&delivery, name).filter(|_| shelf == Shelf::SetAside);
     let kind = header("longshore-kind").and_then(|kind| kind.parse().ok());
     let lane = header("longshore-lane").and_then(|name| Lane::ALL.into_iter().find(|lane| lane.name() == name));
     let from = (kind.unwrap_or(Kind::Submission), lane.unwrap_or(Lane::Return));
@@ -179,9 +180,9 @@ fn held(delivery: Delivery, shelf: Shelf) -> Held {
     Held { letter, from, unrouted, user, acker: Some(delivery.acker) }
 }
 
-/// A number that stays the same however often the letter is looked at: forty bits of its content's hash.
+/// A number that stays the same however often the letter is looked at: forty-eight bits of its content's hash.
 fn number(body: &str) -> u64 {
-    Sha256::of(body.as_bytes()).as_bytes().iter().take(5).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    Sha256::of(body.as_bytes()).as_bytes().iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// In the name of our own user: nobody can publish in another's.
@@ -203,7 +204,9 @@ impl Letters {
     /// # Errors
     /// [`Unavailable`]: it may lie there still.
     pub async fn discard(&mut self, id: u64) -> Result<bool, Unavailable> {
-        let Some(held) = self.found.iter_mut().find(|held| held.letter.id == id) else { return Ok(false) };
+        let Some(held) = self.found.iter_mut().find(|held| held.letter.id == id && held.acker.is_some()) else {
+            return Ok(false);
+        };
         let Some(acker) = held.acker.take() else { return Ok(false) };
         let is_ours = acker.ack(BasicAckOptions::default()).await.map_err(|error| down(told(&error)))?;
         if is_ours { Ok(true) } else { Err(down("the letter is no longer ours; it lies where it was")) }
@@ -228,7 +231,9 @@ impl Letters {
     /// # Errors
     /// As [`Letters::go_on`].
     pub async fn send_again(&mut self, id: u64, rabbit: &Rabbit) -> Result<bool, Unavailable> {
-        let Some(held) = self.found.iter().find(|held| held.letter.id == id) else { return Ok(false) };
+        let Some(held) = self.found.iter().find(|held| held.letter.id == id && held.acker.is_some()) else {
+            return Ok(false);
+        };
         let (body, (kind, lane)) = (held.letter.body.clone().unwrap_or_default().into_bytes(), held.from);
         let names = rabbit.names();
         if let Some((exchange, key)) = held.unrouted.clone() {
@@ -260,7 +265,8 @@ impl Letters {
         let Outgoing { exchange, key, body, properties } = message;
         let sent = async {
             let (exchange, key) = (exchange.as_str().into(), key.as_str().into());
-            let sent = self.channel.basic_publish(exchange, key, BasicPublishOptions::default(), &body, properties);
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let sent = self.channel.basic_publish(exchange, key, options, &body, properties);
             sent.await?.await
         };
         match tokio::time::timeout(PATIENCE, sent).await {
@@ -288,6 +294,6 @@ mod tests {
     fn a_letter_keeps_its_number_and_another_has_another() {
         assert_eq!(number("{}"), number("{}"));
         assert_ne!(number("{}"), number("[]"));
-        assert!(number("x") < 1 << 40);
+        assert!(number("x") < 1 << 48);
     }
 }

@@ -34,6 +34,13 @@ pub(super) struct Outgoing {
     pub properties: BasicProperties,
 }
 
+impl Outgoing {
+    /// Must it have a route? Of events nobody may want to hear.
+    pub(super) fn is_mandatory(&self) -> bool {
+        !self.properties.kind().as_ref().is_some_and(|kind| kind.as_str().starts_with("dev.longshore."))
+    }
+}
+
 /// Headers of our own. Nothing that came with a delivery is ever carried forward: `x-death` and its kin would make the
 /// broker drop the copy on its second way through the delays, silently (3.10), and another's `user-id` is refused.
 #[derive(Debug, Default)]

@@ -20,7 +20,7 @@ mod visit;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -73,6 +73,9 @@ pub struct Options {
     /// Moves the clock, for tests.
     pub shift: Shift,
 }
+
+/// A session that lived so long was a good one.
+const OLD: Duration = Duration::from_secs(60);
 
 /// Of what the broker has dead-lettered so much is taken at once: it is rare, and each breaks its worker perhaps.
 const DEAD_AT_ONCE: u16 = 1;
@@ -143,6 +146,11 @@ struct Inner {
     wanted: watch::Sender<BTreeSet<Kind>>,
     inboxes: BTreeMap<Source, Mutex<Inbox>>,
     outlets: Inboxes,
+    /// Tickets that rest for less than the shortest class of the delays, with the instants at which they are due.
+    resting: BTreeMap<Kind, std::sync::Mutex<Vec<(tokio::time::Instant, Arrived)>>>,
+    nobody_rests: std::sync::Mutex<Vec<(tokio::time::Instant, Arrived)>>,
+    /// Messages looked for so far.
+    received: AtomicU64,
     canaries: (mpsc::Sender<String>, Mutex<mpsc::Receiver<String>>),
 }
 
@@ -166,12 +174,26 @@ impl Rabbit {
             inboxes.insert(source, Mutex::new(inbox));
             outlets.insert(source, outlet);
         }
+        let resting = options.lanes.keys().map(|kind| (*kind, std::sync::Mutex::default())).collect();
         let names = Names::new(&options.prefix);
         let (session, _) = watch::channel(State::Down("not connected yet".to_owned()));
         let (wanted, _) = watch::channel(BTreeSet::new());
         let (came, canaries) = mpsc::channel(CANARIES);
         let canaries = (came, Mutex::new(canaries));
-        Self { inner: Arc::new(Inner { options, names, session, wanted, inboxes, outlets, canaries }) }
+        Self {
+            inner: Arc::new(Inner {
+                options,
+                names,
+                session,
+                wanted,
+                inboxes,
+                outlets,
+                resting,
+                nobody_rests: std::sync::Mutex::default(),
+                received: AtomicU64::new(0),
+                canaries,
+            }),
+        }
     }
 
     /// Keeps the connections: makes them, and makes them anew whenever they end, until `stop` is cancelled.
@@ -193,13 +215,17 @@ impl Rabbit {
             let why = match opened {
                 Ok(session) => {
                     tracing::info!(session = number, "connected to the broker");
-                    waits = backoff.build();
+                    let opened_at = clock::monotonic();
                     self.inner.session.send_replace(State::Up(Arc::clone(&session)));
                     let ended = tokio::select! {
                         biased;
                         () = stop.cancelled() => None,
                         why = self.attend(&session, &mut tasks) => Some(why),
                     };
+                    // A session that dies young is no reason to hurry: each costs what it was given a delivery.
+                    if clock::monotonic().saturating_duration_since(opened_at) >= OLD {
+                        waits = backoff.build();
+                    }
                     let Some(why) = ended else {
                         session.close().await;
                         self.inner.session.send_replace(State::Down("closed".to_owned()));
@@ -264,13 +290,24 @@ impl Rabbit {
         {
             return Err(session::down("the broker did not stop giving out messages in time"));
         }
+        let mut waiting: Vec<Arrived> = Vec::new();
+        for resting in self.inner.resting.values() {
+            let mut resting = resting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            waiting.extend(resting.drain(..).map(|(_, arrived)| arrived));
+        }
         for inbox in self.inner.inboxes.values() {
             let mut inbox = inbox.lock().await;
             while let Ok(arrived) = inbox.try_recv() {
-                self.give_back(arrived, complete).await?;
+                waiting.push(arrived);
             }
         }
-        Ok(())
+        let mut first = Ok(());
+        for arrived in waiting {
+            // One that cannot be given back keeps none of the others.
+            let given = self.give_back(arrived, complete).await;
+            first = first.and(given);
+        }
+        first
     }
 
     fn want(&self, kind: Kind) {

@@ -98,6 +98,8 @@ struct Lined {
 #[derive(Debug)]
 pub(super) struct Session {
     out: Channel,
+    /// Who publishes: one at a time, until its message is on its way.
+    turn: tokio::sync::Mutex<()>,
     confirm_timeout: Duration,
     is_blocked: AtomicBool,
     over: CancellationToken,
@@ -120,6 +122,30 @@ pub(super) fn told(error: &lapin::Error) -> String {
     error.to_string()
 }
 
+/// Why a message was not accepted.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The broker is full for now, and says so.
+    Full(String),
+    /// Anything else.
+    Down(Unavailable),
+}
+
+impl From<Unavailable> for Refused {
+    fn from(down: Unavailable) -> Self {
+        Self::Down(down)
+    }
+}
+
+impl From<Refused> for Unavailable {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full(why) => down(format!("the broker accepts nothing for the moment: {why}")),
+            Refused::Down(down) => down,
+        }
+    }
+}
+
 impl Session {
     /// Connects, and begins to consume.
     pub(super) async fn open(
@@ -134,6 +160,7 @@ impl Session {
         let (returns, returned) = mpsc::unbounded_channel();
         let session = Arc::new(Self {
             out,
+            turn: tokio::sync::Mutex::default(),
             confirm_timeout: options.confirm_timeout,
             is_blocked: AtomicBool::new(false),
             over: CancellationToken::new(),
@@ -241,40 +268,65 @@ impl Session {
         self.is_blocked.load(Ordering::Relaxed)
     }
 
-    /// Publishes, and returns when the broker has confirmed.
-    pub(super) async fn publish(&self, message: Outgoing) -> Result<(), Unavailable> {
+    /// Publishes, and returns when the broker has confirmed. While the broker is full (an alarm, a queue at its limit) it waits and
+    /// publishes again, for as long as the session lives: the delivery behind it is kept, for one that goes back at once
+    /// comes again at once.
+    pub(super) async fn publish(&self, message: &Outgoing) -> Result<(), Unavailable> {
+        let mut wait = Duration::from_millis(250);
+        loop {
+            match self.publish_once(message).await {
+                Err(Refused::Full(why)) => tracing::warn!(why, "the broker is full; publishing again"),
+                Err(Refused::Down(down)) => return Err(down),
+                Ok(()) => return Ok(()),
+            }
+            tokio::select! {
+                biased;
+                () = self.over.cancelled() => return Err(down("the connection went down while the broker was full")),
+                () = tokio::time::sleep(wait) => wait = wait.saturating_mul(2).min(Duration::from_secs(10)),
+            }
+        }
+    }
+
+    /// Publishes once, for whoever would rather know that the broker is full.
+    pub(super) async fn publish_once(&self, message: &Outgoing) -> Result<(), Refused> {
         if self.is_over() {
-            return Err(down("the connection is gone"));
+            return Err(down("the connection is gone").into());
         }
         if self.is_blocked() {
-            return Err(down("the broker accepts nothing for the moment (memory or disk alarm)"));
+            return Err(Refused::Full("memory or disk alarm".to_owned()));
         }
         let Outgoing { exchange, key, body, properties } = message;
         let sent = async {
-            let options = BasicPublishOptions::default();
-            let (exchange, key) = (exchange.as_str().into(), key.as_str().into());
-            self.out.basic_publish(exchange, key, options, &body, properties).await?.await
+            let options = BasicPublishOptions { mandatory: message.is_mandatory(), ..BasicPublishOptions::default() };
+            let (name, key, properties) = (exchange.as_str().into(), key.as_str().into(), properties.clone());
+            let confirm = {
+                // ORDER: the number that a message is confirmed by is drawn before it is sent, and the broker counts as they come;
+                // two at once would be confirmed by each other's.
+                let _turn = self.turn.lock().await;
+                self.out.basic_publish(name, key, options, body, properties).await?
+            };
+            confirm.await
         };
         let confirmed = tokio::select! {
             biased;
             sent = sent => sent,
-            () = self.over.cancelled() => return Err(down("the connection went down before the broker confirmed")),
+            () = self.over.cancelled() => return Err(down("the connection went down before the broker confirmed").into()),
             () = tokio::time::sleep(self.confirm_timeout) => {
                 self.end("no confirmation in time");
-                return Err(down("the broker did not confirm in time"));
+                return Err(down("the broker did not confirm in time").into());
             }
         };
         match confirmed {
             Ok(Confirmation::Ack(None)) => Ok(()),
-            Ok(Confirmation::Ack(Some(_))) => Err(down(format!("{exchange:?} has no route for {key:?}"))),
-            Ok(Confirmation::Nack(_)) => Err(down("the broker refused the message: a queue is full")),
+            Ok(Confirmation::Ack(Some(_))) => Err(down(format!("{exchange:?} has no route for {key:?}")).into()),
+            Ok(Confirmation::Nack(_)) => Err(Refused::Full(format!("a queue behind {exchange:?} refused a message"))),
             Ok(Confirmation::NotRequested) => {
                 self.end("confirms are off");
-                Err(down("confirms are off"))
+                Err(down("confirms are off").into())
             }
             Err(error) => {
                 self.end(told(&error));
-                Err(down(told(&error)))
+                Err(down(told(&error)).into())
             }
         }
     }
@@ -446,8 +498,8 @@ fn arrived(session: &Arc<Session>, (names, source): (&Names, Source), message: M
         Source::Lane(kind, lane) => Arrived::new(session, (kind, lane), false, message),
         Source::Dead => {
             let (queue, reason) = message::death(&message).unwrap_or_default();
-            // A lane of tomorrow: its message is no ticket that we could read, and is set aside as it is.
-            let lane = names.lane_of(&queue).unwrap_or((Kind::StatusPoll, Lane::Return));
+            // A queue of tomorrow, or none: nobody knows whether a worker wrote it, so it is read as a producer's.
+            let lane = names.lane_of(&queue).unwrap_or((Kind::StatusPoll, Lane::Intake));
             tracing::warn!(queue, reason, "the broker dead-lettered a message");
             Arrived::new(session, lane, reason == "delivery_limit", message)
         }

@@ -299,7 +299,8 @@ impl Store {
         let Stand { transfer, wish_at, .. } = seen.stand;
         let summary = seen.summary(job.clone(), known.now, known.now);
         let record = known.record.as_ref();
-        let end = record.and_then(|record| record.end.clone()).filter(|_| summary.state.is_end());
+        // An end of another epoch may have been retried since.
+        let end = known.known().and_then(|record| record.end.clone()).filter(|_| summary.state.is_end());
         Ok(Some(JobView {
             hash: record.map(|record| record.hash.to_string()).unwrap_or_default(),
             ticket: end.as_ref().map(|end| (*end.ticket).clone()),

@@ -1,5 +1,6 @@
 //! Dead letters at the broker, looked at and decided with the program.
 
+use longshore::domain::ids::Sha256;
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,6 +26,11 @@ fn what_failed_lies_there_and_goes_on_one_generation_later_and_a_message_that_is
     job["spec"]["product"] = json!({ "id": "14300000000000099" });
     let failed = fleet.world.submit(&job, &["--wait"]).json();
     assert_eq!(failed["state"], "failed", "{failed:#}");
+    // In a fleet a file is named with its hash.
+    publish(&fleet, "submission", &fleet.world.job("nic-2").to_string());
+    until("it is set aside, too", || letters(&fleet, &["--class", "source"]).len() == 1);
+    assert!(letters(&fleet, &["--class", "source"])[0]["message"].as_str().unwrap().contains("sha256"));
+    fleet.world.run(&["dead-letter", "discard", "--class", "source"]).ended(0);
     // A producer cannot forge progress: a ticket on an intake lane is no job.
     let forged = r#"{"version":1,"place":{"generation":1,"step":40,"try":0}}"#;
     publish(&fleet, "submission", forged);
@@ -71,14 +77,19 @@ fn what_had_no_route_is_seen_and_sent_again_once_there_is_one() {
         return;
     }
     let fleet = Fleet::new("astray", &["guest"]);
-    publish(&fleet, "submissions", &fleet.world.job("nic-1").to_string());
+    let mut job = fleet.world.job("nic-1");
+    let package = std::fs::read(fleet.world.path("builds").join("nic-1.cab")).unwrap();
+    job["spec"]["package"]["sha256"] = Sha256::of(&package).to_string().into();
+    publish(&fleet, "submissions", &job.to_string());
     let astray = || letters(&fleet, &["--from", "unrouted"]);
     until("it lies among what had no route", || astray().len() == 1);
     let seen = astray();
     assert!(seen[0]["message"].as_str().unwrap().contains("submissions"), "{seen:#?}");
     fleet.bind("astray.jobs.v1", "astray.w.submission.v1", "submissions");
     let number = format!("#{}", seen[0]["number"]);
-    fleet.world.run(&["dead-letter", "replay", &number, "--from", "unrouted"]).ended(0);
+    let ran = fleet.world.run(&["dead-letter", "replay", &number, "--from", "unrouted"]).ended(6);
+    assert!(ran.err.contains("guest") && ran.err.contains("--vouch"), "{}", ran.err);
+    fleet.world.run(&["dead-letter", "replay", &number, "--from", "unrouted", "--vouch"]).ended(0);
     assert_eq!(astray(), Vec::<Value>::new());
     let _worker = fleet.world.worker();
     until("the job is carried out", || fleet.world.was_called("commitSubmission"));

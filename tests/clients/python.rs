@@ -77,6 +77,7 @@ fn a_job_of_nobody_does_nothing_and_ends_in_a_refused_event_and_the_dead_letters
     let (events, ran) = fleet.produce(&python, &fleet.world.job("nic-1"), &["--anonymous"]);
     assert_eq!(ran.status.code(), Some(1), "{events:#?}\n{}", String::from_utf8_lossy(&ran.stderr));
     assert_eq!(events.iter().map(name).collect::<Vec<_>>(), ["refused"]);
+    assert_eq!((&events[0]["subject"], &events[0]["data"]["class"]), (&"nic-1".into(), &"not-allowed".into()));
     let told = events[0]["data"]["message"].as_str().unwrap();
     assert!(told.contains("user-id") && told.contains("accounts.contoso.producers"), "{told}");
     assert_eq!(fleet.world.sandbox.journal(), json!([]), "something was called");
@@ -105,7 +106,7 @@ fn break_workers(fleet: &Fleet, lane: &str) {
 }
 
 #[test]
-fn a_message_that_the_broker_gave_up_ends_its_job_untouched_and_says_so() {
+fn a_message_that_the_broker_gave_up_goes_on_when_no_claim_of_its_job_was_lost() {
     let Some(python) = python().filter(|_| servers::are_installed()) else { return };
     let fleet = Fleet::new("given-up", &["guest"]);
     std::thread::scope(|scope| {
@@ -113,9 +114,8 @@ fn a_message_that_the_broker_gave_up_ends_its_job_untouched_and_says_so() {
         break_workers(&fleet, "given-up.w.submission.v1");
         let _worker = fleet.world.worker();
         let (events, ran) = produced.join().unwrap();
-        assert_eq!(ran.status.code(), Some(1), "{events:#?}\n{}", String::from_utf8_lossy(&ran.stderr));
-        let end = events.last().unwrap();
-        assert_eq!((name(end), &end["data"]["reason"]["class"]), ("dead-lettered", &"poison".into()), "{end:#}");
-        assert_eq!(fleet.world.sandbox.journal(), json!([]), "something was called");
+        assert!(ran.status.success(), "{events:#?}\n{}", String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(name(events.last().unwrap()), "completed");
+        assert_eq!(fleet.world.sandbox.verdict()["totals"]["products"], 1);
     });
 }

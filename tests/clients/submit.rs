@@ -28,6 +28,11 @@ fn submit_waits_for_the_end_and_prints_the_same_object_as_on_one_machine() {
     let again = fleet.world.submit(&job, &["--wait"]).ended(0).json();
     assert_eq!(again["product_id"], result["product_id"]);
     assert_eq!(fleet.world.sandbox.verdict()["totals"]["products"], 1);
+    // Another content under the same id is no job, and the one who waits is told so.
+    let mut other = job.clone();
+    other["spec"]["submission"]["create"]["name"] = "another".into();
+    let refused = fleet.world.submit(&other, &["--wait"]).ended(2).json();
+    assert_eq!((&refused["state"], &refused["error"]["code"]), (&"refused".into(), &"other-content".into()));
     // Without --wait it is handed in, and no more is known.
     let handed_in = fleet.world.submit(&fleet.world.job("nic-2"), &[]).ended(0).json();
     assert_eq!((&handed_in["state"], &handed_in["job"]), (&"accepted".into(), &"nic-2".into()));

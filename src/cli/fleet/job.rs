@@ -53,7 +53,9 @@ pub(in crate::cli) async fn remark_birth(context: &Context, fleet: &Fleet) -> Re
 }
 
 /// Follows a job to its end, by its events and by the status view.
-pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &JobKey) -> Outcome {
+///
+/// An end of a generation before `least` is none: the memory has not seen the later one yet.
+pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &JobKey, least: u32) -> Outcome {
     let topic = Topic::of_job(&key.id);
     // ORDER: bound before the view is read; an end in between is seen in one of them.
     let mut events = match fleet.broker().follow(&[(key.account.clone(), topic)]).await {
@@ -69,7 +71,7 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
     let exit = loop {
         let view = view_of(fleet, key).await?;
         screen.look(&view);
-        if view.state().is_end() {
+        if view.state().is_end() && view.summary.place.generation >= least {
             break ending::exit_of(&view, &seen);
         }
         if view.summary.deadline.is_some_and(|deadline| clock::moment() > deadline.max(begun).after(grace)) {
@@ -118,7 +120,7 @@ fn print(context: &mut Context, view: &JobView) -> Result<(), Stop> {
 /// Sends the wish on its way: a control ticket, which any worker writes into the job's record.
 pub(in crate::cli) async fn cancel(context: &mut Context, fleet: &Fleet, key: &JobKey) -> Outcome {
     let known = fleet.memory().job(key).await.ok().flatten();
-    if let Some(view) = known.as_ref().filter(|view| view.state().is_end()) {
+    if let Some(view) = known.as_ref().filter(|view| view.end.is_some()) {
         let problem = Problem::new(format!("job {key} has ended {}: there is nothing to cancel", view.state()));
         return Err(Stop::new(Exit::WrongState, problem.next(format!("longshore job show {key}"))));
     }
@@ -164,7 +166,7 @@ pub(in crate::cli) async fn retry(context: &mut Context, fleet: &Fleet, key: &Jo
     let ticket = end.ticket.retried(view.summary.place.generation, clock::moment());
     fleet.connected(async |fleet| fleet.broker().publish(&ticket).await).await??;
     if waits {
-        return follow(context, fleet, key).await;
+        return follow(context, fleet, key, ticket.place.generation).await;
     }
     let first = JobResult::accepted(key, ticket.job.kind, Vec::new());
     told::print_accepted(context, key, &first)?;

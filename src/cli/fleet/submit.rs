@@ -24,7 +24,7 @@ use crate::{
     },
     clock,
     domain::{
-        event::{End, EndName, Event, Name},
+        event::{Class, End, EndName, Event, Name},
         ids::{AccountName, JobKey, Topic},
         job::{Deadline, Job},
         step::Place,
@@ -86,6 +86,8 @@ struct Sent {
     end: Option<End>,
     /// Why its sign-in is refused, while it is.
     sign_in: Option<JobError>,
+    /// Why it never became a job.
+    refused: Option<(Class, String)>,
 }
 
 impl Sent {
@@ -105,7 +107,15 @@ impl Sent {
         let body = serde_json::to_vec(&job).map_err(|error| Stop::internal(error.to_string()))?;
         let hash = job.content_hash();
         let ticket = Ticket::new(job, hash, fleet.user(), now);
-        Ok(Self { ticket, body, warnings: checked.warnings.clone(), events: Vec::new(), end: None, sign_in: None })
+        Ok(Self {
+            ticket,
+            body,
+            warnings: checked.warnings.clone(),
+            events: Vec::new(),
+            end: None,
+            sign_in: None,
+            refused: None,
+        })
     }
 
     fn key(&self) -> JobKey {
@@ -130,6 +140,11 @@ impl Sent {
             });
         } else {
             self.sign_in = None;
+        }
+        // A refused event speaks of a message: of ours, when it names it.
+        if event.name == Name::Refused && text("message_id") == self.ticket.job.id.as_str() {
+            let class = event.data.get("class").and_then(|class| serde_json::from_value(class.clone()).ok());
+            self.refused = Some((class.unwrap_or(Class::Undecodable), text("message")));
         }
         if let Some(name) = end_of(event.name) {
             let member = |name: &str| event.data.get(name).cloned().unwrap_or_default();
@@ -256,7 +271,7 @@ impl Crowd {
     }
 
     fn open(&self) -> impl Iterator<Item = &Sent> {
-        self.sent.values().filter(|sent| sent.end.is_none())
+        self.sent.values().filter(|sent| sent.end.is_none() && sent.refused.is_none())
     }
 
     async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
@@ -319,6 +334,9 @@ impl Crowd {
             {
                 return Some(follow);
             }
+            if self.open().all(|sent| clock::moment() > sent.ticket.deadline) {
+                return None;
+            }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 () = signals.stop.cancelled() => return None,
@@ -328,6 +346,23 @@ impl Crowd {
 }
 
 fn finish(context: &mut Context, sent: &Sent, left: Left) -> Result<Exit, Stop> {
+    if let (None, Some((class, message))) = (&sent.end, &sent.refused) {
+        let next = format!("see docs/errors/{class}.md; what was refused: longshore dead-letter show {}", sent.key());
+        let problem = Problem::new(format!("job {} is refused", sent.key())).what(message.clone()).next(next.clone());
+        let error = JobError {
+            code: class.to_string(),
+            message: message.clone(),
+            http_status: None,
+            correlation_id: None,
+            next_step: next,
+            retryable: false,
+        };
+        let (id, account) = (Some(sent.key().id.to_string()), Some(sent.key().account.to_string()));
+        let result = JobResult::refused(id, account, Some(sent.ticket.job.kind), error);
+        let exit = if *class == Class::NotAllowed { Exit::NotAllowed } else { Exit::Input };
+        submit::print_refused(context, &Refused { exit, problem, result })?;
+        return Ok(exit);
+    }
     let view = sent.view();
     let exit = match left {
         _ if sent.end.is_some() => ending::exit_of(&view, &sent.events),
@@ -358,7 +393,15 @@ mod tests {
         let job = Job::decode(text.as_bytes(), || None).unwrap();
         let hash = job.content_hash();
         let ticket = Ticket::new(job, hash, None, clock::moment());
-        Sent { ticket, body: Vec::new(), warnings: Vec::new(), events: Vec::new(), end: None, sign_in: None }
+        Sent {
+            ticket,
+            body: Vec::new(),
+            warnings: Vec::new(),
+            events: Vec::new(),
+            end: None,
+            sign_in: None,
+            refused: None,
+        }
     }
 
     fn event(sent: &Sent, name: Name, data: serde_json::Value) -> Event {

@@ -227,7 +227,10 @@ async fn born(context: &mut Context, loaded: &Loaded, wish: &Born) -> Outcome {
     for looked in &looked {
         match (&looked.found, looked.depth) {
             (Found::Missing, _) => missing.push(format!("{} is missing", looked.object.name())),
-            (_, Some(Depth { messages: 0, .. })) => {}
+            (_, Some(Depth { messages: 0, consumers: 0 })) => {}
+            (_, Some(Depth { messages: 0, consumers })) => {
+                full.push(format!("{} is consumed by {consumers}: stop the workers first", looked.object.name()));
+            }
             (_, Some(Depth { messages, .. })) => full.push(format!("{} holds {messages}", looked.object.name())),
             (Found::Well | Found::Differs(_) | Found::Forbidden, None) => unseen += 1,
         }

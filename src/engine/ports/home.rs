@@ -48,7 +48,7 @@ pub struct Received<D> {
     pub body: String,
     /// The queue gave it out before and saw no settlement.
     pub is_redelivered: bool,
-    /// The queue has given it out as often as it may: its job ends, untouched, unless it goes on elsewhere.
+    /// The queue has given it out as often as it may: its job ends if its claims were lost, too.
     pub is_spent: bool,
     /// The user name that the broker verified.
     pub producer: Option<String>,

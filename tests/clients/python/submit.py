@@ -9,10 +9,12 @@ time. Needs pika only (pip install pika).
 """
 
 import argparse
+import hashlib
 import json
 import re
 import sys
 import time
+import urllib.parse
 
 import pika
 
@@ -22,6 +24,17 @@ ENDS = {"completed", "failed", "cancelled", "timed-out", "dead-lettered", "refus
 def topic_of(job):
     """The topic that a job without one gets: its id in lower case, other characters turned into '-', 120 at most."""
     return job.get("topic") or re.sub(r"[^a-z0-9_-]", "-", job["id"].lower().replace(".", "-"))[:120]
+
+
+def with_hash(job):
+    """Names a local file with its SHA-256: the worker may see another file under that name."""
+    package = job.get("spec", {}).get("package", {})
+    source = package.get("source", "")
+    if not source.startswith("file://") or "sha256" in package:
+        return False
+    with open(urllib.parse.unquote(source.removeprefix("file://")), "rb") as file:
+        package["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return True
 
 
 def event_of(method, properties, body):
@@ -42,6 +55,8 @@ def main():
 
     text = sys.stdin.read() if told.job == "-" else open(told.job, encoding="utf-8").read()
     job = json.loads(text)
+    if with_hash(job):
+        text = json.dumps(job)
     parameters = pika.URLParameters(told.url)
     connection = pika.BlockingConnection(parameters)
     channel = connection.channel()
@@ -72,7 +87,8 @@ def main():
         event = event_of(method, event_properties, body)
         print(json.dumps(event), flush=True)
         name = event["type"].removeprefix("dev.longshore.job.").removesuffix(".v1")
-        if name in ENDS:
+        # A refused event speaks of a message: it is the end when the message was ours.
+        if name in ENDS and (name != "refused" or event["subject"] == job.get("id")):
             return 0 if name == "completed" else 1
     return 3
 
