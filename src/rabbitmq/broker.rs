@@ -18,6 +18,7 @@ use super::{
     session::{Arrived, Delivery, Session, down},
 };
 use crate::{
+    clock,
     domain::{
         event::{Class, End, Event},
         job::Job,
@@ -75,7 +76,8 @@ impl Rabbit {
                 && let Some(wait) = wait_of(&arrived.body, self.now())
             {
                 if wait < SHORT {
-                    self.resting(kind).push((Instant::now() + wait, arrived));
+                    let due = Instant::from_std(clock::monotonic() + wait);
+                    self.resting(kind).push((due, arrived));
                 } else {
                     self.park_rest(arrived, wait).await?;
                 }
