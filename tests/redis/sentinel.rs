@@ -38,13 +38,11 @@ fn value<'a>(said: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn wait_for(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..300 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(100));
+    let begun = longshore::clock::monotonic();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never came: {what}");
+        std::thread::yield_now();
     }
-    panic!("it never came: {what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
