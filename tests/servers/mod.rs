@@ -73,6 +73,12 @@ impl Drop for Running {
     }
 }
 
+/// Sends a signal to the server of this folder.
+fn signal(folder: &Path, name: &str) {
+    let pid = fs::read_to_string(folder.join("pid")).expect("it does not live");
+    assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
+}
+
 /// A private Redis.
 #[derive(Debug)]
 pub struct Redis {
@@ -150,8 +156,7 @@ impl Redis {
     }
 
     fn signal(&self, name: &str) {
-        let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
-        assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
+        signal(&self.folder, name);
     }
 
     /// `kill -9`.
@@ -211,7 +216,7 @@ impl Redis {
 /// A private RabbitMQ: one node, or a cluster.
 #[derive(Debug)]
 pub struct RabbitMq {
-    _running: Running,
+    running: Option<Running>,
     /// Of the first node.
     pub port: u16,
     epmd: u16,
@@ -224,6 +229,7 @@ pub struct RabbitMq {
 #[derive(Debug)]
 struct Node {
     port: u16,
+    dist: u16,
     folder: PathBuf,
 }
 
@@ -251,7 +257,7 @@ impl Node {
     }
 
     /// Starts it in the background. The process id is forgotten with the process: nobody else's may be signalled.
-    fn script(&self, dist: u16, inside: &str) -> String {
+    fn script(&self, inside: &str) -> String {
         format!(
             "( cd '{folder}'; export RABBITMQ_NODENAME={name} RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={dist}
                export RABBITMQ_MNESIA_BASE=$PWD/mnesia RABBITMQ_LOG_BASE=$PWD/log RABBITMQ_PID_FILE=$PWD/pid
@@ -261,7 +267,14 @@ impl Node {
             folder = self.folder.display(),
             name = self.name(),
             port = self.port,
+            dist = self.dist,
         )
+    }
+
+    /// `kill -9`. The process id is forgotten with the process.
+    fn kill(&self) {
+        signal(&self.folder, "-KILL");
+        drop(fs::remove_file(self.folder.join("pid")));
     }
 }
 
@@ -276,39 +289,82 @@ impl RabbitMq {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
         let count = choice::nodes();
-        let ports = free_ports(2 * count + 1);
-        let (ports, [dists @ .., epmd]) = ports.split_at(count) else { panic!("too few ports") };
-        let node = |(number, port): (usize, &u16)| {
+        let mut ports = free_ports(2 * count + 1).into_iter();
+        let epmd = ports.next().unwrap();
+        let dists: Vec<u16> = ports.by_ref().take(count).collect();
+        let node = |(number, (port, dist))| {
             let folder = if count == 1 { folder.to_owned() } else { folder.join(format!("node{number}")) };
-            Node { port: *port, folder }
+            Node { port, dist, folder }
         };
-        let nodes: Vec<Node> = ports.iter().enumerate().map(node).collect();
+        let nodes: Vec<Node> = ports.zip(dists).enumerate().map(node).collect();
         let cluster = if count == 1 { String::new() } else { clustered(&nodes) };
         nodes.iter().for_each(|node| node.set_up(&cluster));
-        let inside = inside(folder).join(" ");
-        let start: String = nodes.iter().zip(dists).map(|(node, dist)| node.script(*dist, &inside)).collect();
-        let pids: Vec<String> = nodes.iter().map(|node| node.folder.join("pid").display().to_string()).collect();
+        let port = nodes.first().unwrap().port;
+        let mut this = Self { running: None, port, epmd, folder: folder.to_owned(), nodes, next: AtomicUsize::new(0) };
+        this.start_again();
+        this
+    }
+
+    /// Starts it in its folder, on its ports, after [`Self::stop`] or [`Self::kill`].
+    pub fn start_again(&mut self) {
+        let inside = inside(&self.folder).join(" ");
+        let start: String = self.nodes.iter().map(|node| node.script(&inside)).collect();
+        let pids: Vec<String> = self.nodes.iter().map(|node| node.folder.join("pid").display().to_string()).collect();
         let wait = |(node, pid): (&Node, &String)| {
             format!("{inside} {CONTROL} -q -n {} wait --timeout 180 '{pid}' > /dev/null", node.name())
         };
-        let wait: Vec<String> = nodes.iter().zip(&pids).map(wait).collect();
+        let wait: Vec<String> = self.nodes.iter().zip(&pids).map(wait).collect();
         let script = format!(
             "cd '{folder}'; export HOME=$PWD/home ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1
              export RABBITMQ_CONF_ENV_FILE=/dev/null
              export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {{127,0,0,1}}'
-             umask 077; head -c 32 /dev/urandom | base64 | tr -d '+/=\\n' > home/.erlang.cookie; chmod 400 home/.erlang.cookie
+             umask 077; if [ ! -f home/.erlang.cookie ]; then
+               head -c 32 /dev/urandom | base64 | tr -d '+/=\\n' > home/.erlang.cookie; chmod 400 home/.erlang.cookie; fi
              {inside} epmd -port {epmd} -address 127.0.0.1 < /dev/null > log/epmd 2>&1 & epmd=$!
              servers=
              {start}
              {{ {wait}; }} && echo ready || {{ tail -n 20 log/stdout */log/stdout; echo '{ENDED}'; }}
-             cat > /dev/null; for pid in {pids}; do [ ! -f $pid ] || kill $(cat $pid); done; wait $servers; kill $epmd",
-            folder = folder.display(),
+             cat > /dev/null; for pid in {pids}; do [ ! -f $pid ] || {{ kill -CONT $(cat $pid); kill $(cat $pid); }}; done
+             wait $servers; kill $epmd",
+            folder = self.folder.display(),
+            epmd = self.epmd,
             wait = wait.join(" && "),
             pids = pids.join(" "),
         );
-        let running = Running::start(&script, "ready");
-        let port = nodes.first().unwrap().port;
-        Self { _running: running, port, epmd: *epmd, folder: folder.to_owned(), nodes, next: AtomicUsize::new(0) }
+        self.running = Some(Running::start(&script, "ready"));
+    }
+
+    /// Stops it in good order.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// `kill -9` of all its nodes. A quorum queue declared less than about a second before does not survive it.
+    pub fn kill(&mut self) {
+        self.nodes.iter().filter(|node| node.pid().is_some()).for_each(Node::kill);
+        self.running = None;
+    }
+
+    /// Neither answers nor closes anything, until [`Self::thaw`].
+    pub fn freeze(&self) {
+        self.nodes.iter().for_each(|node| signal(&node.folder, "-STOP"));
+    }
+
+    pub fn thaw(&self) {
+        self.nodes.iter().for_each(|node| signal(&node.folder, "-CONT"));
+    }
+
+    /// Raises the memory alarm, which blocks whoever publishes, or ends it.
+    pub fn alarm(&self, is_on: bool) {
+        let mark = if is_on { "1MB" } else { "1GB" };
+        let (is_done, said) = self.control(&["set_vm_memory_high_watermark", "absolute", mark]);
+        assert!(is_done, "{said}");
+    }
+
+    /// Closes every connection, as an operator would.
+    pub fn close_all(&self) {
+        let (is_done, said) = self.control(&["close_all_connections", "closed by a test"]);
+        assert!(is_done, "{said}");
     }
 
     pub fn url(&self) -> String {
@@ -374,10 +430,7 @@ impl RabbitMq {
 
     /// `kill -9` of one node, by its place among [`Self::urls_of`].
     pub fn kill_node(&self, place: usize) {
-        let node = self.nodes.get(place).unwrap();
-        let pid = node.pid().expect("it does not live");
-        assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
-        drop(fs::remove_file(node.folder.join("pid")));
+        self.nodes.get(place).unwrap().kill();
     }
 
     /// A user with rights on names that match, in the order configure, write, read; its URL.
@@ -425,6 +478,20 @@ pub fn chosen_root() -> Option<PathBuf> {
 /// How many nodes a broker has.
 pub fn chosen_nodes() -> usize {
     choice::nodes()
+}
+
+/// Is every broker a cluster of three nodes? Else a test that needs one says so, and skips.
+pub fn is_cluster_chosen() -> bool {
+    let is_cluster = are_installed() && choice::nodes() == 3;
+    if !is_cluster {
+        say("skipped, it needs LONGSHORE_TEST_RABBITMQ_NODES=3 (make test-matrix)");
+    }
+    is_cluster
+}
+
+/// Prints a line of a test's own.
+pub fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 /// Are the servers here? When they must be (`REQUIRE_SERVICES=1`), their absence fails the test.
