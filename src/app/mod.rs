@@ -78,6 +78,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It is not known who we are at the broker.
+    #[error("{0}")]
+    User(String),
     /// What was asked for needs the fleet's servers.
     #[error("home.broker and home.store name no servers: this is for a fleet")]
     NotFleet,

@@ -7,8 +7,9 @@ use lapin::Connection;
 use super::{
     Rabbit,
     canary::{self, StandIn, Way},
+    link,
     names::Names,
-    session::{self, down, told},
+    session::{down, told},
     topology::{self, Depth, Found, Looked, Object, Provisioned},
 };
 use crate::{domain::step::Kind, engine::ports::Unavailable};
@@ -98,6 +99,6 @@ impl Rabbit {
     /// # Errors
     /// [`Unavailable`].
     pub async fn connection(&self) -> Result<Connection, Unavailable> {
-        session::connect(&self.inner.options, "looks").await.map_err(down)
+        link::connect(&self.inner.options, "looks").await.map_err(down)
     }
 }

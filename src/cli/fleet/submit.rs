@@ -31,6 +31,7 @@ use crate::{
         ticket::{Downloaded, Ticket},
         view::{JobSummary, JobView, State},
     },
+    engine::ports::Unavailable,
     rabbitmq::{Follow, FollowError},
 };
 
@@ -230,18 +231,21 @@ impl Crowd {
 
     async fn run(&mut self, context: &mut Context, fleet: &Fleet, waits: bool) -> Result<Vec<Exit>, Stop> {
         if !waits {
-            self.publish(fleet).await?;
-            for key in &self.order {
-                if let Some(sent) = self.sent.get(key) {
-                    let first = JobResult::accepted(key, sent.ticket.job.kind, sent.warnings.clone());
-                    submit::print_accepted(context, key, &first)?;
-                }
+            let (accepted, failed) = self.publish(fleet).await;
+            for sent in accepted.iter().filter_map(|key| self.sent.get(key)) {
+                let first = JobResult::accepted(&sent.key(), sent.ticket.job.kind, sent.warnings.clone());
+                submit::print_accepted(context, &sent.key(), &first)?;
             }
-            return Ok(vec![Exit::Done; self.order.len()]);
+            return match failed {
+                None => Ok(vec![Exit::Done; accepted.len()]),
+                Some(down) => Err(self.halted(&accepted, &down)),
+            };
         }
         // ORDER: bind before publishing; an event that nobody is bound for is gone.
         let follow = self.follow(fleet).await?;
-        self.publish(fleet).await?;
+        if let (accepted, Some(down)) = self.publish(fleet).await {
+            return Err(self.halted(&accepted, &down));
+        }
         let left = self.see_through(context, fleet, follow).await?;
         let mut codes = Vec::new();
         for key in &self.order {
@@ -274,11 +278,32 @@ impl Crowd {
         self.sent.values().filter(|sent| sent.end.is_none() && sent.refused.is_none())
     }
 
-    async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
-        for sent in self.open() {
-            fleet.broker().submit(&sent.ticket.job, sent.body.clone()).await?;
+    /// Hands in what is open, in the order of the input, until one is not accepted: those that were, and why not.
+    async fn publish(&self, fleet: &Fleet) -> (Vec<JobKey>, Option<Unavailable>) {
+        let mut accepted = Vec::new();
+        let is_open = |sent: &&Sent| sent.end.is_none() && sent.refused.is_none();
+        for sent in self.order.iter().filter_map(|key| self.sent.get(key)).filter(is_open) {
+            if let Err(down) = fleet.broker().submit(&sent.ticket.job, sent.body.clone()).await {
+                return (accepted, Some(down));
+            }
+            accepted.push(sent.key());
         }
-        Ok(())
+        (accepted, None)
+    }
+
+    /// Some were accepted, and then no more.
+    fn halted(&self, accepted: &[JobKey], down: &Unavailable) -> Stop {
+        let of = self.order.len();
+        let mut problem = Problem::new(format!("{} of {of} jobs were accepted, then no more", accepted.len()));
+        problem = problem.what(down.to_string());
+        if let Some(key) = self.order.iter().find(|key| !accepted.contains(key)) {
+            problem =
+                problem.what(format!("whether job {key} was accepted is not known; those after it were not handed in"));
+        }
+        Stop::new(
+            Exit::Unavailable,
+            problem.next("hand the same jobs in again: those that were accepted are the same jobs"),
+        )
     }
 
     async fn see_through(&mut self, context: &mut Context, fleet: &Fleet, mut follow: Follow) -> Result<Left, Stop> {
@@ -330,7 +355,7 @@ impl Crowd {
     async fn again(&self, fleet: &Fleet, signals: &Signals) -> Option<Follow> {
         loop {
             if let Ok(follow) = self.follow(fleet).await
-                && self.publish(fleet).await.is_ok()
+                && self.publish(fleet).await.1.is_none()
             {
                 return Some(follow);
             }
