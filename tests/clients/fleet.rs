@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
+use futures_util::StreamExt as _;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions},
+    options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 use longshore::{
@@ -93,6 +94,31 @@ impl Fleet {
         });
     }
 
+    /// How many messages wait in a queue, and how many consumers.
+    pub(crate) fn depth(&self, queue: &str) -> (u32, u32) {
+        let mut count = (0, 0);
+        self.with(async |channel, _connection| {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap();
+            count = (queue.message_count(), queue.consumer_count());
+        });
+        count
+    }
+
+    /// Publishes the first message of a queue once more, as a worker does that dies before it settles.
+    pub(crate) fn double(&self, queue: &str, exchange: &str, key: &str) {
+        self.with(async |channel, connection| {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+            let options = BasicConsumeOptions::default();
+            let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+            let first = consumer.await.unwrap().next().await.unwrap().unwrap();
+            let (exchange, key, options) = (exchange.into(), key.into(), BasicPublishOptions::default());
+            let sent = channel.basic_publish(exchange, key, options, &first.data, first.properties.clone());
+            assert!(sent.await.unwrap().await.unwrap().is_ack());
+            connection.close(200, "done".into()).await.unwrap();
+        });
+    }
+
     /// Consumes a queue until it is dropped, and settles nothing.
     pub(crate) fn consume(&self, queue: &str) -> Consuming {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -118,10 +144,17 @@ pub(crate) struct Consuming {
 
 /// Publishes a text where producers write, in the name of the user that it is published by.
 pub(crate) fn publish(fleet: &Fleet, key: &str, body: &str) {
-    fleet.with(async |channel, _connection| {
+    publish_as(fleet, (&fleet.broker.url(), "guest"), key, body);
+}
+
+/// The same as this user, at this URL.
+pub(crate) fn publish_as(fleet: &Fleet, (url, user): (&str, &str), key: &str, body: &str) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let exchange = Names::new(&fleet.prefix).jobs();
-        let properties = BasicProperties::default().with_delivery_mode(2).with_user_id("guest".into());
+        let properties = BasicProperties::default().with_delivery_mode(2).with_user_id(user.into());
         let (exchange, key, options) = (exchange.as_str().into(), key.into(), BasicPublishOptions::default());
         let sent = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
         assert!(sent.await.unwrap().await.unwrap().is_ack());
