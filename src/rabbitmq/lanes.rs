@@ -119,14 +119,13 @@ impl Session {
         queue: &str,
         prefetch: u16,
     ) -> Result<(Channel, Consumer), lapin::Error> {
-        let channel = match known {
-            Some(Lined { channel, .. }) => channel,
-            None => {
-                let Some(connection) = &self.consuming else { return Err(lapin::ErrorKind::InvalidChannel(0).into()) };
-                let channel = connection.create_channel().await?;
-                channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-                channel
-            }
+        let channel = if let Some(Lined { channel, .. }) = known {
+            channel
+        } else {
+            let Some(connection) = &self.consuming else { return Err(lapin::ErrorKind::InvalidChannel(0).into()) };
+            let channel = connection.create_channel().await?;
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            channel
         };
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;

@@ -1,6 +1,6 @@
 //! A broker behind TLS: an authority of one's own, and a sign-in by certificate.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use longshore::{
     domain::{ids::JobId, job::Job, step::Kind},
@@ -86,7 +86,7 @@ async fn a_worker_signs_in_by_certificate_and_its_messages_carry_the_name_that_t
     assert_eq!((received.body, received.producer.as_deref()), (job("a"), Some("worker-1")));
 
     // Another name than the certificate's: the broker refuses the message.
-    let other = rabbitmq::Options { user: Some("guest".to_owned()), lanes: Default::default(), ..options.clone() };
+    let other = rabbitmq::Options { user: Some("guest".to_owned()), lanes: BTreeMap::new(), ..options.clone() };
     let (other, _stop) = hands.home(other).await;
     other.broker().submit(&handed_in, job("a").into_bytes()).await.unwrap_err();
     hands.holds(&hands.names.lane(Kind::StatusPoll, Lane::Intake), 0).await;
@@ -100,7 +100,7 @@ async fn a_worker_signs_in_by_certificate_and_its_messages_carry_the_name_that_t
         (rabbitmq::Options { identity: Some((certificate, key.into())), ..options.clone() }, ""),
         (rabbitmq::Options { identity: None, ..options.clone() }, ""),
     ] {
-        let rabbit = Rabbit::new(rabbitmq::Options { lanes: Default::default(), ..refused });
+        let rabbit = Rabbit::new(rabbitmq::Options { lanes: BTreeMap::new(), ..refused });
         let told = tokio::time::timeout(PATIENCE, rabbit.connection()).await.unwrap().map(drop).unwrap_err();
         assert!(told.why.contains(why), "{told}");
     }
