@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick services test sim crash-matrix load fuzz bench bench-transfer bends deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick services test test-matrix sim crash-matrix load fuzz bench bench-transfer bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -53,6 +53,9 @@ test: services ## All tests but load run and benches, then the search for secret
 	@rm -rf "$(RUN)" && mkdir -p "$(RUN)/tmp"
 	$(IN_RUN) $(CARGO) test --locked
 	$(IN_RUN) LONGSHORE_SEARCH_SECRETS=1 $(CARGO) test --locked --test secrets -- --nocapture no_file_of_this_run
+
+test-matrix: services ## The fleet's tests on RabbitMQ 4.0, 4.3 and three nodes, Valkey 9, Redis 8 (by hand, as root): VERSION=4.0 SUITES="fleet ports"
+	@CARGO="$(CARGO)" tests/servers/matrix
 
 load: ## 200 submissions over 4 workers, a SIGKILL every 2 s, lost answers and 5xx: SEED=n JOBS=n (minutes)
 	@rm -rf "$(RUN)-load" && mkdir -p "$(RUN)-load/tmp"
