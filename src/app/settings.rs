@@ -77,10 +77,24 @@ pub fn engine(settings: &config::Settings) -> engine::Settings {
             control: waits.parks.control,
         },
         markers: engine::Markers { products: markers.products, submissions: markers.submissions },
+        account_markers: settings
+            .accounts
+            .iter()
+            .filter_map(|(name, of)| Some((name.clone(), own(of, markers)?)))
+            .collect(),
         clock_tolerance: engine::Tolerance(memory.clock_tolerance),
         handler: engine::HandlerTime(worker.handler_deadline),
         admission: admission(settings),
     }
+}
+
+/// What an account says of markers itself.
+fn own(account: &Account, markers: &config::Markers) -> Option<engine::Markers> {
+    let own = account.markers.as_ref()?;
+    Some(engine::Markers {
+        products: own.products.unwrap_or(markers.products),
+        submissions: own.submissions.unwrap_or(markers.submissions),
+    })
 }
 
 /// What the embedded home is told.
