@@ -332,6 +332,22 @@ mod tests {
     }
 
     #[test]
+    fn an_account_says_for_itself_which_of_its_names_carry_markers() {
+        let mut loaded = overlaid();
+        let contoso = loaded.settings.accounts.keys().next().unwrap().clone();
+        let markers = |loaded: &Loaded| {
+            let engine::Markers { products, submissions } = engine(&loaded.settings).markers_of(&contoso);
+            (products, submissions)
+        };
+        assert_eq!(markers(&loaded), (false, true));
+        loaded.settings.markers.submissions = false;
+        assert_eq!(markers(&loaded), (false, false));
+        let account = loaded.settings.accounts.get_mut(&contoso).unwrap();
+        account.markers = Some(config::AccountMarkers { products: Some(true), submissions: None });
+        assert_eq!(markers(&loaded), (true, false));
+    }
+
+    #[test]
     fn every_wait_that_the_overlay_shortens_reaches_its_part() {
         let secs = Duration::from_secs;
         let loaded = overlaid();

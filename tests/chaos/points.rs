@@ -28,7 +28,7 @@ const MOST: usize = 240;
 /// A worker that does not come to its point is killed, and another one is armed with it later.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// All points have fired by then.
-const LONGEST: Duration = Duration::from_secs(420);
+const LONGEST: Duration = Duration::from_secs(240);
 /// The service holds answers back for longer than the point at a request that was sent waits.
 const HELD_BACK: f64 = 1.6;
 /// The point that only a worker passes that is asked to stop.

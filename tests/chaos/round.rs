@@ -18,11 +18,16 @@ const WORKERS: usize = 3;
 /// No round's jobs take longer, on any machine.
 const LONGEST: Duration = Duration::from_secs(240);
 
+/// A round's folder below the run's.
+pub(crate) fn folder(number: u64) -> String {
+    format!("chaos/round-{number:03}")
+}
+
 /// Plays one round on this broker, says its line, and gives the broker back. The folder of a round that failed stays.
 pub(crate) async fn run(broker: Broker, number: u64, seed: u64, (fault, service): (Fault, Service)) -> Result<Broker> {
     let begun = clock::monotonic();
     let options = Options {
-        name: format!("chaos/round-{number:03}"),
+        name: folder(number),
         seed,
         list_lag: service.list_lag(),
         has_sentinel: fault.needs_sentinel(),
