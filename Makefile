@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick services test test-matrix sim crash-matrix load fuzz bench bench-transfer bends deny doc snap dist
+.PHONY: help demo build fmt lint check test-quick services test test-matrix sim crash-matrix chaos load fuzz bench bench-transfer bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -67,6 +67,12 @@ sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 crash-matrix: ## Kill a worker at every named point of every step, and let another go on: CRASH_CELLS=all|quarter|NAME CRASH_JOBS=n
 	@mkdir -p "$(RUN)/tmp"
 	CRASH_CELLS="$${CRASH_CELLS:-all}" $(IN_RUN) $(CARGO) test --locked --test crash -- --nocapture
+
+chaos: services ## The fleet under fire, a pair of faults a round, for MINUTES=n: SEED=m PAIR=FAULT/SERVICE
+	@rm -rf "$(RUN)-chaos" && mkdir -p "$(RUN)-chaos/tmp"
+	CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(SEED)" CHAOS_PAIR="$(PAIR)" RUST_BACKTRACE=0 \
+	  LONGSHORE_TEST_DIR="$(RUN)-chaos" TMPDIR="$(RUN)-chaos/tmp" \
+	  $(CARGO) test --locked --test chaos -- --ignored --nocapture --exact chaos_goes_on_for_as_long_as_asked
 
 fuzz: ## Every decoder under a fuzzer, where a nightly toolchain and cargo-fuzz are there: FUZZ_SECONDS=n for each
 	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \

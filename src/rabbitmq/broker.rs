@@ -28,6 +28,7 @@ use crate::{
         time::Moment,
     },
     engine::{
+        crash::{self, Arrow},
         intake::{self, ControlTicket, Message},
         ports::{Completes, Origin, Received, Unavailable},
         settle::{Broker, Proof},
@@ -142,6 +143,7 @@ impl Rabbit {
         let body = if is_redelivered { marked(&body) } else { body };
         let level = names::level_within(wait);
         self.publish_to(&delivery.session, delivery.lane.0, level, body.into_bytes()).await?;
+        crash::arrow(Arrow::RestParked);
         settle(delivery).await
     }
 
@@ -166,6 +168,7 @@ impl Rabbit {
             (Origin::Producer | Origin::Accepted, _) => return Ok(()),
         };
         self.publish_to(&session, kind, None, body.into_bytes()).await?;
+        crash::arrow(Arrow::GivenBack);
         settle(received.delivery).await
     }
 
