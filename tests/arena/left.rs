@@ -1,20 +1,25 @@
 //! What is still in the broker when all jobs have ended.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use lapin::{
     Channel, Connection, ConnectionProperties,
-    options::{BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions},
+    options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions},
     types::FieldTable,
 };
 use longshore::{
     clock,
     domain::{step::Kind, time::Moment},
-    rabbitmq::{Lane, Names},
+    rabbitmq::{Lane, Names, topology},
 };
 use serde_json::Value;
 
+/// Marks a message that proves a way.
+const CANARY: &str = "longshore-canary";
 /// Levels of the delays.
 const LEVELS: std::ops::RangeInclusive<u8> = 0..=12;
 
@@ -29,7 +34,7 @@ pub(crate) struct Left {
 
 /// A look at the queues.
 pub(super) struct Looker {
-    _connection: Connection,
+    connection: Connection,
     channel: Channel,
     names: Names,
 }
@@ -38,7 +43,7 @@ impl Looker {
     pub(super) async fn connect(url: &str, names: &Names) -> Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
-        Ok(Self { _connection: connection, channel, names: names.clone() })
+        Ok(Self { connection, channel, names: names.clone() })
     }
 
     async fn count(&self, queue: &str) -> Result<u32> {
@@ -48,12 +53,12 @@ impl Looker {
     }
 
     pub(super) async fn left(&self) -> Result<Left> {
-        let kind = Kind::Submission;
-        let lanes = Lane::ALL.map(|lane| self.names.lane(kind, lane));
+        let kinds = topology::with_hand_overs(&BTreeSet::from([Kind::Submission]));
+        let lanes = kinds.into_iter().flat_map(|kind| Lane::ALL.map(|lane| self.names.lane(kind, lane)));
         let delays = LEVELS.map(|level| self.names.delay_queue(level));
         let others = [self.names.dead_lane(), self.names.unrouted()];
         let mut left = Left { set_aside: self.count(&self.names.set_aside()).await?, ..Left::default() };
-        for queue in lanes.into_iter().chain(delays).chain(others) {
+        for queue in lanes.chain(delays).chain(others) {
             let count = self.count(&queue).await?;
             if count > 0 {
                 left.at_work.insert(queue, count);
@@ -76,6 +81,22 @@ impl Looker {
         }
         self.channel.close(200, "looked at".into()).await?;
         Ok(longest)
+    }
+
+    /// Takes canaries away that flew when their worker stopped: the next one would. Nothing else is touched.
+    pub(super) async fn catch_canaries(&self) -> Result<()> {
+        for queue in self.left().await?.at_work.into_keys() {
+            let channel = self.connection.create_channel().await?;
+            while let Some(message) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await? {
+                let headers = message.delivery.properties.headers().as_ref();
+                if headers.is_some_and(|headers| headers.contains_key(CANARY)) {
+                    message.delivery.acker.ack(BasicAckOptions::default()).await?;
+                }
+            }
+            // What was only looked at lies there again.
+            channel.close(200, "looked at".into()).await?;
+        }
+        Ok(())
     }
 
     /// Throws the dead letters away.

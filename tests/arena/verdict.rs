@@ -102,10 +102,12 @@ impl Arena {
         if emptied.is_ok() {
             // What a worker held unsettled lies in its lane when the worker is gone.
             self.workers.stop().await?;
-            let left = looker.left().await?;
-            if !left.at_work.is_empty() {
-                emptied = Err(anyhow::anyhow!("held by workers until they stopped"));
-            }
+            emptied = self
+                .until("the broker is empty without workers", Duration::from_secs(10), async |_| {
+                    looker.catch_canaries().await?;
+                    Ok(looker.left().await?.at_work.is_empty())
+                })
+                .await;
         }
         if let Err(error) = emptied {
             verdict.broken.push(format!("left in the broker: {:?} ({error:#})", looker.left().await?.at_work));

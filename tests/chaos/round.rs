@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use longshore::clock;
-use rand::{SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     arena::{Arena, Broker, Options, Verdict},
@@ -87,12 +87,27 @@ async fn play(arena: &mut Arena, seed: u64, (fault, service): (Fault, Service)) 
     }
     arena.hand_in(first).await?;
     arena.until("work is under way", LONGEST, async |arena| Ok(arena.effects("createProduct") > 2)).await?;
+    let is_joined = chance.random_bool(0.5);
     let producer = arena.hand_in(second);
-    let (handed_in, struck) = tokio::join!(producer, fault.strike(arena, &mut chance));
+    let striking = async {
+        if is_joined {
+            kill_one(arena, &mut chance).await?;
+        }
+        fault.strike(arena, &mut chance).await?;
+        if is_joined { kill_one(arena, &mut chance).await } else { Ok(()) }
+    };
+    let (handed_in, struck) = tokio::join!(producer, striking);
     struck.with_context(|| format!("{} could not strike", fault.name()))?;
     handed_in?;
     arena.ended(LONGEST).await?;
     arena.unstrike().await?;
     arena.resolve(LONGEST).await?;
     arena.verdict().await
+}
+
+/// Every second round a worker is killed besides, when the fault begins and when it is over.
+async fn kill_one(arena: &mut Arena, chance: &mut StdRng) -> Result<()> {
+    let place = chance.random_range(0..WORKERS);
+    arena.workers.kill(place).await?;
+    arena.workers.replace(place, None)
 }
