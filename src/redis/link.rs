@@ -122,7 +122,7 @@ fn says(error: &RedisError, code: &str) -> bool {
     error.code() == Some(code) || error.to_string().split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code)
 }
 
-/// How a script's missing right is worded, by Redis 7.0 and by all later ones and Valkey: it has no code of its own.
+/// How a script's missing right is worded, by Redis 7.0, and by Redis 8 and Valkey 9: it has no code of its own.
 const NO_RIGHT: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
 
 /// Refusals of a server that cannot keep what we write: another may be the primary by now.
