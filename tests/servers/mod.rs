@@ -75,7 +75,7 @@ impl Drop for Running {
 
 /// Sends a signal to the server of this folder.
 fn signal(folder: &Path, name: &str) {
-    let pid = fs::read_to_string(folder.join("pid")).expect("it does not live");
+    let pid = fs::read_to_string(folder.join("pid")).unwrap();
     assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
 }
 
@@ -385,7 +385,7 @@ impl RabbitMq {
 
     /// `rabbitmqctl` with these arguments, at a node that lives: what it said, and whether it did it. It takes a second or two.
     pub fn control(&self, arguments: &[&str]) -> (bool, String) {
-        let node = self.nodes.iter().find(|node| node.pid().is_some()).expect("no node lives");
+        let node = self.nodes.iter().find(|node| node.pid().is_some()).unwrap_or_else(|| panic!("no node lives"));
         let inside = inside(&self.folder);
         let (program, words) = inside.split_first().unwrap();
         let ran = Command::new(program)
