@@ -122,8 +122,8 @@ fn says(error: &RedisError, code: &str) -> bool {
     error.code() == Some(code) || error.to_string().split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code)
 }
 
-/// How a script's missing right is worded: it has no code of its own.
-const NO_RIGHT: &str = "The user executing the script can't";
+/// How a script's missing right is worded, by Redis 7.0, and by Redis 8 and Valkey 9: it has no code of its own.
+const NO_RIGHT: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
 
 /// Refusals of a server that cannot keep what we write: another may be the primary by now.
 const LEFT: [&str; 4] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING"];
@@ -141,7 +141,7 @@ const HINTS: [(&str, &str); 5] = [
 fn told(error: &RedisError) -> Unavailable {
     let hint = if error.kind() == ErrorKind::AuthenticationFailed {
         Some("user or password of the memory is refused")
-    } else if error.to_string().contains(NO_RIGHT) {
+    } else if NO_RIGHT.iter().any(|words| error.to_string().contains(words)) {
         Some("the user of the memory lacks a right")
     } else {
         HINTS.into_iter().find(|(code, _)| says(error, code)).map(|(_, hint)| hint)

@@ -75,7 +75,7 @@ impl Drop for Running {
 
 /// Sends a signal to the server of this folder.
 fn signal(folder: &Path, name: &str) {
-    let pid = fs::read_to_string(folder.join("pid")).expect("it does not live");
+    let pid = fs::read_to_string(folder.join("pid")).unwrap();
     assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
 }
 
@@ -385,16 +385,22 @@ impl RabbitMq {
 
     /// `rabbitmqctl` with these arguments, at a node that lives: what it said, and whether it did it. It takes a second or two.
     pub fn control(&self, arguments: &[&str]) -> (bool, String) {
-        let node = self.nodes.iter().find(|node| node.pid().is_some()).expect("no node lives");
+        self.tool(CONTROL, arguments)
+    }
+
+    /// The same with another of the broker's tools, by its path; in another root as well.
+    pub fn tool(&self, program: &str, arguments: &[&str]) -> (bool, String) {
+        let node = self.nodes.iter().find(|node| node.pid().is_some()).unwrap_or_else(|| panic!("no node lives"));
         let inside = inside(&self.folder);
-        let (program, words) = inside.split_first().unwrap();
-        let ran = Command::new(program)
+        let (first, words) = inside.split_first().unwrap();
+        let ran = Command::new(first)
             .args(words)
-            .args([CONTROL, "-q", "-n", &node.name()])
+            .args([program, "-q", "-n", &node.name()])
             .args(arguments)
             .env("HOME", self.folder.join("home"))
             .env("ERL_EPMD_PORT", self.epmd.to_string())
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", node.folder.join("enabled_plugins"))
             .output()
             .unwrap();
         let said = [ran.stdout, ran.stderr].concat();
