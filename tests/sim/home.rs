@@ -133,6 +133,7 @@ impl Queue for SimHome {
                         producer: None,
                         message_id: None,
                         published_at,
+                        trace: None,
                     });
                 }
                 let next =
