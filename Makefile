@@ -46,7 +46,7 @@ check: ## Format, clippy, rustdoc, architecture and, where its target is install
 test-quick: ## The tests beside the code, before every commit
 	$(CARGO) test --locked --lib
 
-services: ## Install what the tests of the fleet need, where it is missing: RabbitMQ, Redis, a Python client
+services: ## Install what the tests of the fleet need, where it is missing: RabbitMQ, Redis, clients for Python and Node
 	@tests/servers/install
 
 test: services ## All tests but load run and benches, then the search for secrets in everything they wrote

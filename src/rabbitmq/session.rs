@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{step::Kind, time::Moment},
+    domain::{step::Kind, time::Moment, trace::Trace},
     engine::ports::Unavailable,
 };
 
@@ -68,18 +68,19 @@ pub(super) struct Arrived {
     pub producer: Option<String>,
     pub message_id: Option<String>,
     pub published_at: Option<Moment>,
+    pub trace: Option<Trace>,
 }
 
 impl Arrived {
     fn new(session: Arc<Session>, lane: (Kind, Lane), is_spent: bool, message: Message) -> Self {
         let (producer, message_id) = (message::producer(&message), message::message_id(&message));
-        let published_at = message::published_at(&message);
+        let (published_at, trace) = (message::published_at(&message), message::trace(&message));
         let body = String::from_utf8(message.data)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         let delivery = Delivery { session, lane, acker: Some(message.acker) };
         // What the broker dead-lettered may come flagged at its first delivery, and has been given out in any case.
         let is_redelivered = message.redelivered || is_spent;
-        Self { delivery, body, is_redelivered, is_spent, producer, message_id, published_at }
+        Self { delivery, body, is_redelivered, is_spent, producer, message_id, published_at, trace }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     domain::{
         claim::Birth,
         event::EndName,
-        ids::{JobId, JobKey},
+        ids::{JobId, JobKey, Topic},
         plan::JobRecord,
         step::Place,
         ticket::Ticket,
@@ -44,6 +44,7 @@ pub struct Shown {
 #[serde(default)]
 pub struct TicketFacts {
     kind: String,
+    topic: Option<Topic>,
     labels: BTreeMap<String, String>,
     accepted_at: Moment,
     deadline: Option<Moment>,
@@ -58,6 +59,7 @@ impl TicketFacts {
     pub fn of(ticket: &Ticket) -> Self {
         Self {
             kind: ticket.job.kind.name().to_owned(),
+            topic: Some(ticket.job.topic()),
             labels: ticket.job.labels.clone(),
             accepted_at: ticket.accepted_at,
             deadline: Some(ticket.deadline),
@@ -199,6 +201,7 @@ impl Seen {
         JobSummary {
             key,
             kind: ticket.kind.parse().ok(),
+            topic: ticket.topic,
             labels: ticket.labels,
             state,
             place: self.stand.place,

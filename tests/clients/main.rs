@@ -9,12 +9,17 @@
     reason = "a test fails by them"
 )]
 
+mod conformance;
 mod dead_letters;
 mod fleet;
 mod jobs;
+mod node;
 mod page;
 mod python;
 mod submit;
+mod trace;
+mod watch;
+mod wrong;
 
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;

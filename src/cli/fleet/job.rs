@@ -19,9 +19,9 @@ use crate::{
     clock,
     domain::{
         event::{EndName, Event},
-        ids::{JobKey, Topic},
+        ids::JobKey,
         step::Kind,
-        view::JobView,
+        view::{JobView, State},
     },
     engine::{
         intake::{Control, ControlTicket},
@@ -56,7 +56,9 @@ pub(in crate::cli) async fn remark_birth(context: &Context, fleet: &Fleet) -> Re
 ///
 /// An end of a generation before `least` is none: the memory has not seen the later one yet.
 pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &JobKey, least: u32) -> Outcome {
-    let topic = Topic::of_job(&key.id);
+    // Only the view knows a topic of the job's own. Until it does, all events of the account are heard, and the others' passed
+    // over.
+    let topic = fleet.memory().job(key).await.ok().flatten().and_then(|view| view.summary.topic);
     // ORDER: bound before the view is read; an end in between is seen in one of them.
     let mut events = match fleet.broker().follow(&[(key.account.clone(), topic)]).await {
         Ok(events) => Some(events),
@@ -68,8 +70,8 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
     let signals = Signals::listen();
     let grace = fleet.loaded.settings.waits.parks.after_deadline;
     let (mut screen, mut seen, begun) = (Screen::new(context, 1), Vec::<Event>::new(), clock::moment());
+    let mut view = view_of(fleet, key).await?;
     let exit = loop {
-        let view = view_of(fleet, key).await?;
         screen.look(&view);
         if view.state().is_end() && view.summary.place.generation >= least {
             break ending::exit_of(&view, &seen);
@@ -93,7 +95,8 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
                     screen.event(&event);
                     seen.push(event);
                 }
-                Ok(_) => {}
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
                 Err(down) => {
                     context.remark(&format!("events are no longer heard ({down}); the status view is asked instead"));
                     events = None;
@@ -104,10 +107,29 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
                 break Exit::TimedOut;
             }
         }
+        view = match fleet.memory().job(key).await {
+            Ok(Some(now)) => now,
+            // Emptied or silent, it fills again as the job moves; an end that was heard is one all the same.
+            Ok(None) | Err(_) => seen.last().and_then(|event| ended(&view, event)).unwrap_or(view),
+        };
     };
     drop(screen);
-    print(context, &view_of(fleet, key).await?)?;
+    print(context, &view)?;
     Ok(exit)
+}
+
+/// How a job stands by the event of its end; none for any other event.
+fn ended(view: &JobView, event: &Event) -> Option<JobView> {
+    let state = event.name.as_str().parse::<State>().ok().filter(|state| state.is_end() && event.name.is_end())?;
+    let text = |name: &str| event.data.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let mut view = view.clone();
+    view.summary.state = state;
+    view.summary.ended_at = Some(event.time);
+    view.summary.product_id = text("product_id").or(view.summary.product_id);
+    view.summary.submission_id = text("submission_id").or(view.summary.submission_id);
+    let generation = event.sequence.split('.').next().and_then(|generation| generation.parse().ok());
+    view.summary.place.generation = generation.unwrap_or(view.summary.place.generation);
+    Some(view)
 }
 
 fn print(context: &mut Context, view: &JobView) -> Result<(), Stop> {

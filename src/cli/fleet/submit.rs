@@ -106,7 +106,8 @@ impl Sent {
         }
         let body = serde_json::to_vec(&job).map_err(|error| Stop::internal(error.to_string()))?;
         let hash = job.content_hash();
-        let ticket = Ticket::new(job, hash, fleet.user(), now);
+        let trace = intake::trace_of_caller();
+        let ticket = Ticket { trace, ..Ticket::new(job, hash, fleet.user(), now) };
         Ok(Self {
             ticket,
             body,
@@ -122,8 +123,18 @@ impl Sent {
         self.ticket.key()
     }
 
-    fn topic(&self) -> (AccountName, Topic) {
-        (self.ticket.job.account.clone(), self.ticket.job.topic())
+    fn topic(&self) -> (AccountName, Option<Topic>) {
+        (self.ticket.job.account.clone(), Some(self.ticket.job.topic()))
+    }
+
+    /// Keeps what the status view tells, when no events are heard.
+    fn see(&mut self, view: &JobView) {
+        if view.hash != self.ticket.hash.to_string() {
+            let problem = format!("job {} exists with other content; take another id, or --new", self.key());
+            self.refused = Some((Class::OtherContent, problem));
+        } else if view.state().is_end() {
+            self.end.clone_from(&view.end);
+        }
     }
 
     /// Keeps what an event tells.
@@ -164,7 +175,7 @@ impl Sent {
     fn view(&self) -> JobView {
         let ticket = self.end.as_ref().map_or(&self.ticket, |end| &end.ticket);
         let generation = |event: &Event| event.sequence.split('.').next().and_then(|text| text.parse().ok());
-        let generation = self.events.last().and_then(generation).unwrap_or(Place::FIRST.generation);
+        let generation = self.events.last().and_then(generation).unwrap_or(ticket.place.generation);
         let state = match &self.end {
             Some(end) => match end.name {
                 EndName::Completed => State::Completed,
@@ -181,6 +192,7 @@ impl Sent {
             summary: JobSummary {
                 key: self.key(),
                 kind: Some(ticket.job.kind),
+                topic: Some(ticket.job.topic()),
                 labels: ticket.job.labels.clone(),
                 state,
                 place: Place { generation, ..ticket.place },
@@ -240,7 +252,26 @@ impl Crowd {
             return Ok(vec![Exit::Done; self.order.len()]);
         }
         // ORDER: bind before publishing; an event that nobody is bound for is gone.
-        let follow = self.follow(fleet).await?;
+        let follow = match self.follow(fleet).await {
+            Ok(follow) => Some(follow),
+            Err(FollowError::Down(down)) => return Err(down.into()),
+            Err(FollowError::Forbidden(right)) => {
+                let lacks = format!("the broker's user lacks {right}");
+                if let Err(down) = fleet.memory().birth().await {
+                    let problem = Problem::new("neither events nor the status view can be followed");
+                    let problem = problem.what(lacks).what(down.to_string());
+                    return Err(Stop::new(
+                        Exit::NotAllowed,
+                        problem.next("grant the right, or leave --wait out; see docs/FLEET.md"),
+                    ));
+                }
+                context.remark(&format!(
+                    "events are not heard ({lacks}); the status view is asked instead, which tells ends, but not that a job is \
+                     refused"
+                ));
+                None
+            }
+        };
         self.publish(fleet).await?;
         let left = self.see_through(context, fleet, follow).await?;
         let mut codes = Vec::new();
@@ -257,17 +288,21 @@ impl Crowd {
         Ok(codes)
     }
 
-    async fn follow(&self, fleet: &Fleet) -> Result<Follow, Stop> {
-        let topics: BTreeSet<(AccountName, Topic)> = self.open().map(Sent::topic).collect();
-        let topics: Vec<(AccountName, Topic)> = topics.into_iter().collect();
-        fleet.broker().follow(&topics).await.map_err(|error| match error {
-            FollowError::Forbidden(right) => {
-                let problem =
-                    Problem::new("events cannot be followed").what(format!("the broker's user lacks {right}"));
-                Stop::new(Exit::NotAllowed, problem.next("grant it, or leave --wait out; see docs/FLEET.md"))
+    async fn follow(&self, fleet: &Fleet) -> Result<Follow, FollowError> {
+        let topics: BTreeSet<(AccountName, Option<Topic>)> = self.open().map(Sent::topic).collect();
+        let topics: Vec<(AccountName, Option<Topic>)> = topics.into_iter().collect();
+        fleet.broker().follow(&topics).await
+    }
+
+    /// Asks the status view for the jobs that have not ended.
+    async fn look(&mut self, fleet: &Fleet, screen: &mut Screen) {
+        for sent in self.sent.values_mut().filter(|sent| sent.end.is_none() && sent.refused.is_none()) {
+            // Silent or emptied for a while, it tells later.
+            if let Ok(Some(view)) = fleet.memory().job(&sent.key()).await {
+                screen.look(&view);
+                sent.see(&view);
             }
-            FollowError::Down(down) => down.into(),
-        })
+        }
     }
 
     fn open(&self) -> impl Iterator<Item = &Sent> {
@@ -276,19 +311,27 @@ impl Crowd {
 
     async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
         for sent in self.open() {
-            fleet.broker().submit(&sent.ticket.job, sent.body.clone()).await?;
+            let Sent { ticket, body, .. } = sent;
+            fleet.broker().submit(&ticket.job, ticket.trace.as_ref(), body.clone()).await?;
         }
         Ok(())
     }
 
-    async fn see_through(&mut self, context: &mut Context, fleet: &Fleet, mut follow: Follow) -> Result<Left, Stop> {
+    async fn see_through(
+        &mut self,
+        context: &mut Context,
+        fleet: &Fleet,
+        mut follow: Option<Follow>,
+    ) -> Result<Left, Stop> {
         let signals = Signals::listen();
         let mut screen = Screen::new(context, self.order.len());
         let grace = fleet.loaded.settings.waits.parks.after_deadline;
         let begun = clock::moment();
         loop {
             if self.open().next().is_none() {
-                follow.close().await;
+                if let Some(follow) = follow {
+                    follow.close().await;
+                }
                 return Ok(Left::AllEnded);
             }
             if self.open().all(|sent| sent.sign_in.is_some()) {
@@ -299,11 +342,19 @@ impl Crowd {
             if self.open().all(is_late) {
                 return Ok(Left::TooLate);
             }
+            let heard = async {
+                if let Some(follow) = &mut follow {
+                    return follow.next(LOOK).await;
+                }
+                tokio::time::sleep(LOOK).await;
+                Ok(None)
+            };
             let next = tokio::select! {
-                next = follow.next(LOOK) => next,
+                next = heard => next,
                 () = signals.stop.cancelled() => return Ok(Left::Detached),
             };
             match next {
+                Ok(None) if follow.is_none() => self.look(fleet, &mut screen).await,
                 Ok(None) => {}
                 Ok(Some(event)) => {
                     let Some(sent) = self.sent.get_mut(&event.job) else { continue };
@@ -319,7 +370,7 @@ impl Crowd {
                 Err(down) => {
                     tracing::warn!(%down, "events are not heard; following anew");
                     let Some(again) = self.again(fleet, &signals).await else { return Ok(Left::Detached) };
-                    follow = again;
+                    follow = Some(again);
                 }
             }
         }
