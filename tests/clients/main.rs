@@ -9,11 +9,16 @@
     reason = "a test fails by them"
 )]
 
+mod again;
 mod dead_letters;
+mod desk;
+mod doctor;
 mod fleet;
 mod jobs;
+mod metrics;
 mod page;
 mod python;
+mod stop;
 mod submit;
 
 #[path = "../secrets/run_folder.rs"]
