@@ -9,6 +9,7 @@ use super::{
     claimed::{Claimed, Stop, Waiting},
     ports::{Clock, Ports, Unavailable},
     steps::Did,
+    tally::{self, Happened},
 };
 use crate::domain::{
     claim::{Finished, Outcome},
@@ -238,6 +239,7 @@ impl<P: Ports> Claimed<'_, P> {
         let mut ticket = self.ticket().clone();
         let mut events = Vec::new();
         let mut refused = None;
+        self.ports.note(Happened::Waits(why.cause()));
         match why {
             Waiting::Permit => ticket.refusals = ticket.refusals.saturating_add(1),
             Waiting::SignIn { message, next, refused_at } => {
@@ -270,6 +272,7 @@ impl<P: Ports> Claimed<'_, P> {
     /// The memory does not answer: the own ticket goes back, marked; nothing is rejected and nothing looked up.
     fn down(&self, down: &Unavailable) -> Settlement {
         let mut ticket = self.ticket().clone();
+        self.ports.note(Happened::Waits(tally::Cause::MemoryDown));
         ticket.note(self.now(), down.to_string());
         let wait = self.settings.parks.down(self.ports.clock().chance());
         let ticket = ticket.parked(self.now().after(wait)).suspected(true);

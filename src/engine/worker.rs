@@ -22,7 +22,7 @@ use super::{
     ports::{Clock, Memory, Origin, Ports, Queue, Received, Service, Settled, Swapped, Unavailable},
     settings::Settings,
     steps::Did,
-    tally::{self, Happened, Tally},
+    tally::{self, Cause, Found, Happened, Tally},
 };
 use crate::domain::{
     claim::{self, Arrival, Birth, Claim, Claimant, Epoch, Loaded, Outcome, Wished},
@@ -228,6 +228,7 @@ impl<P: Ports> Worker<P> {
             };
             match claim::claim(&loaded, &arrival, claimant, &self.settings.claim) {
                 Claim::OtherContent => {
+                    self.ports.note(Happened::Claimed(Found::OtherContent));
                     let problem = format!("job {key} exists with other content; take another id, or --new");
                     return Ok(Claiming::Settle(Box::new(refused(
                         taken,
@@ -237,11 +238,17 @@ impl<P: Ports> Worker<P> {
                     ))));
                 }
                 Claim::Ended { end, is_before } => {
+                    self.ports.note(Happened::Claimed(Found::Ended));
                     let entry = Entry::EndAgain { end: Box::new(end), set_aside: !is_before };
                     return settle(entry, Vec::new(), Next::Nothing);
                 }
-                Claim::Stale => return settle(Entry::Nothing, Vec::new(), Next::Nothing),
+                Claim::Stale => {
+                    self.ports.note(Happened::Claimed(Found::Stale));
+                    return settle(Entry::Nothing, Vec::new(), Next::Nothing);
+                }
                 Claim::Busy { until } => {
+                    self.ports.note(Happened::Claimed(Found::Busy));
+                    self.ports.note(Happened::Waits(Cause::Busy));
                     let until = self.ports.home().busy_until(until, loaded.now);
                     let until = self.settings.parks.busy(until, loaded.now);
                     let parked = ticket.clone().parked(until).suspected(true);
@@ -254,6 +261,10 @@ impl<P: Ports> Worker<P> {
                     match swapped {
                         Swapped::Refused(present) => loaded = *present,
                         Swapped::Done => {
+                            self.ports.note(Happened::Claimed(Found::Taken));
+                            if record.suspect_since.is_some() {
+                                self.ports.note(Happened::Suspect);
+                            }
                             if is_takeover {
                                 self.ports.note(Happened::TakenOver);
                                 tracing::info!(job = %key, place = %record.place, "took over from a worker that is gone");

@@ -269,7 +269,11 @@ impl Broker for Rabbit {
     async fn set_aside(&self, end: &End) -> Result<(), Unavailable> {
         let message = message::of_end(end, self.names().dead())
             .map_err(|error| down(format!("the dead letter cannot be written: {error}")))?;
-        self.session()?.publish(&message).await
+        self.session()?.publish(&message).await?;
+        if let Some(reason) = &end.reason {
+            self.inner.options.metrics.dead_letter(reason.class);
+        }
+        Ok(())
     }
 
     async fn set_message_aside(&self, of: &Delivery, aside: &SetAside) -> Result<(), Unavailable> {
@@ -283,7 +287,9 @@ impl Broker for Rabbit {
             },
             ..aside.clone()
         };
-        self.session()?.publish(&message::of_set_aside(of.lane, &hidden, self.names().dead())).await
+        self.session()?.publish(&message::of_set_aside(of.lane, &hidden, self.names().dead())).await?;
+        self.inner.options.metrics.dead_letter(aside.class);
+        Ok(())
     }
 
     async fn acknowledge(&self, delivery: Delivery, _proof: Proof) -> Result<(), Unavailable> {

@@ -259,7 +259,7 @@ impl Store {
             let mut call = self.inner.scripts.list.prepare_invoke();
             call.key(self.view_index()).arg(self.key("view", "")).arg(&wanted).arg(&newest);
             call.arg(passed_over).arg(BATCH);
-            let answer: Vec<Value> = self.run(&mut call).await?;
+            let answer: Vec<Value> = self.run("list", &mut call).await?;
             let mut answer = answer.into_iter();
             let mut number = || answer.next().and_then(|value| ::redis::from_redis_value::<i64>(value).ok());
             let now = number().map(Moment::from_millis).ok_or_else(|| foreign("a list of jobs"))?;
@@ -293,7 +293,7 @@ impl Store {
     pub async fn job(&self, job: &JobKey) -> Result<Option<JobView>, Unavailable> {
         let mut call = self.inner.scripts.shown.prepare_invoke();
         call.key(self.born()).key(self.record(job)).key(self.view(job));
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("shown", &mut call).await?;
         let (known, parts) = answer.split_at_checked(6).ok_or_else(|| foreign("the answer of a script"))?;
         let known = memory::read(known)?;
         // When what was shown is gone the record still tells where the job stands.
@@ -349,7 +349,7 @@ impl Store {
         let mut call = self.inner.scripts.load.prepare_invoke();
         // No job's record: only the mark is asked for.
         call.key(self.born()).key(self.key("job", ""));
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("load", &mut call).await?;
         Ok(memory::read(&answer)?.birth)
     }
 }

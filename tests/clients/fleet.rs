@@ -75,6 +75,11 @@ impl Fleet {
         });
     }
 
+    /// The memory's server.
+    pub(crate) fn redis(&self) -> &Redis {
+        &self.servers.redis
+    }
+
     /// The memory is emptied.
     pub(crate) fn forget(&self) {
         self.servers.redis.flush();

@@ -9,13 +9,18 @@
     reason = "a test fails by them"
 )]
 
+mod again;
 mod conformance;
 mod dead_letters;
+mod desk;
+mod doctor;
 mod fleet;
 mod jobs;
+mod metrics;
 mod node;
 mod page;
 mod python;
+mod stop;
 mod submit;
 mod trace;
 mod watch;

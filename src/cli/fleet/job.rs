@@ -27,7 +27,15 @@ use crate::{
         intake::{Control, ControlTicket},
         settle::Broker as _,
     },
+    rabbitmq::{
+        Lane,
+        topology::{Depth, Found},
+    },
+    redis::Mark,
 };
+
+/// How long the lanes may take to be looked into.
+const GLANCE: Duration = Duration::from_secs(10);
 
 /// How often the status view is looked at, beside the events.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,16 +48,72 @@ async fn view_of(fleet: &Fleet, key: &JobKey) -> Result<JobView, Stop> {
     }
 }
 
-/// Says since when a memory remembers that may have lost something.
+/// Says since when a memory remembers that may have lost something. The mark is looked at and left as it is.
 pub(in crate::cli) async fn remark_birth(context: &Context, fleet: &Fleet) -> Result<(), Stop> {
-    let birth = fleet.memory().birth().await?;
-    if !birth.is_clean {
-        let at = context.times.full(birth.at.timestamp());
-        context.remark(&format!(
-            "the memory remembers since {at}; jobs of before are shown when they move, and work on unaffected"
-        ));
-    }
+    let since = match fleet.memory().mark().await? {
+        Mark::Clean(_) => return Ok(()),
+        Mark::Unclean(at) => context.times.full(at.timestamp()),
+        Mark::Missing | Mark::Other => "it was emptied, or began, a moment ago".to_owned(),
+    };
+    context.remark(&format!(
+        "the memory remembers since {since}; jobs of before are shown when they move, and work on unaffected"
+    ));
     Ok(())
+}
+
+/// Jobs that lie on intake lanes: nobody has claimed them yet, so no list shows them.
+pub(in crate::cli) struct Unclaimed {
+    /// By kind, those of the bulk lanes apart.
+    lanes: Vec<(Kind, Lane, Depth)>,
+}
+
+impl Unclaimed {
+    /// Looks into the intake lanes; why not, in words, when they cannot be seen.
+    pub(in crate::cli) async fn of(fleet: &Fleet, kind: Option<Kind>) -> Result<Self, String> {
+        let seen = tokio::time::timeout(GLANCE, async {
+            let visit = fleet.broker().visit().await.map_err(|down| down.to_string())?;
+            let mut lanes = Vec::new();
+            for of in
+                app::fleet::kinds(&fleet.loaded.settings).into_iter().filter(|of| kind.is_none_or(|kind| kind == *of))
+            {
+                for lane in [Lane::Intake, Lane::Bulk] {
+                    let name = fleet.broker().names().lane(of, lane);
+                    match visit.depth(&name).await.map_err(|down| down.to_string())? {
+                        Ok(depth) => lanes.push((of, lane, depth)),
+                        Err(Found::Forbidden) => return Err(format!("the broker's user may not look into {name}")),
+                        Err(Found::Missing) => return Err(format!("{name} is missing")),
+                        Err(Found::Well | Found::Differs(_)) => {}
+                    }
+                }
+            }
+            visit.leave().await;
+            Ok(Self { lanes })
+        });
+        seen.await.unwrap_or_else(|_| Err("the broker does not answer".to_owned()))
+    }
+
+    /// All of them.
+    pub(in crate::cli) fn count(&self) -> u64 {
+        self.lanes.iter().map(|(_, _, depth)| u64::from(depth.messages)).sum()
+    }
+
+    /// In words; none when there are none.
+    pub(in crate::cli) fn remark(&self) -> Option<String> {
+        let count = self.count();
+        let full = || self.lanes.iter().filter(|(_, _, depth)| depth.messages > 0);
+        let named = |(kind, lane, depth): &(Kind, Lane, Depth)| {
+            let bulk = if *lane == Lane::Bulk { " bulk" } else { "" };
+            format!("{kind}{bulk} {}", depth.messages)
+        };
+        let of: Vec<String> = full().map(named).collect();
+        let waits = if count == 1 { "1 job waits".to_owned() } else { format!("{count} jobs wait") };
+        let lonely = if full().any(|(_, _, depth)| depth.consumers == 0) {
+            "; a lane of them has no worker: longshore worker"
+        } else {
+            ""
+        };
+        (count > 0).then(|| format!("{waits} to be claimed, not shown here: {}{lonely}", of.join(", ")))
+    }
 }
 
 /// Follows a job to its end, by its events and by the status view.
@@ -193,4 +257,21 @@ pub(in crate::cli) async fn retry(context: &mut Context, fleet: &Fleet, key: &Jo
     let first = JobResult::accepted(key, ticket.job.kind, Vec::new());
     told::print_accepted(context, key, &first)?;
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_to_be_claimed_is_counted_by_kind_and_told_when_nobody_takes_it() {
+        let lane = |kind, lane, messages, consumers| (kind, lane, Depth { messages, consumers });
+        let of = |lanes: &[_]| Unclaimed { lanes: lanes.to_vec() }.remark();
+        assert_eq!(of(&[lane(Kind::Upload, Lane::Intake, 0, 0)]), None);
+        let busy = [lane(Kind::Submission, Lane::Intake, 9, 2), lane(Kind::Submission, Lane::Bulk, 3, 2)];
+        let told = "12 jobs wait to be claimed, not shown here: submission 9, submission bulk 3";
+        assert_eq!(of(&busy).as_deref(), Some(told));
+        let lonely = of(&[lane(Kind::Upload, Lane::Intake, 1, 0)]).unwrap();
+        assert!(lonely.starts_with("1 job waits") && lonely.contains("longshore worker"), "{lonely}");
+    }
 }

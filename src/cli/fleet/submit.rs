@@ -31,6 +31,7 @@ use crate::{
         ticket::{Downloaded, Ticket},
         view::{JobSummary, JobView, State},
     },
+    engine::settle::Broker as _,
     rabbitmq::{Follow, FollowError},
 };
 
@@ -44,10 +45,6 @@ pub(in crate::cli) async fn hand_in(
     jobs: Vec<Result<Job, Box<Refused>>>,
     wishes: Wishes,
 ) -> Outcome {
-    if wishes.retries {
-        let problem = Problem::new("--retry-failed is there on the embedded home only");
-        return Err(Stop::input(problem.next("longshore dead-letter replay JOB")));
-    }
     let mut items = Vec::new();
     for job in jobs {
         items.push(match job {
@@ -68,7 +65,12 @@ pub(in crate::cli) async fn hand_in(
         }
         return Ok(submit::summed(&codes));
     }
-    let sent: Vec<Sent> = checked.into_iter().map(|checked| Sent::new(fleet, checked)).collect::<Result<_, _>>()?;
+    let mut sent: Vec<Sent> = checked.into_iter().map(|checked| Sent::new(fleet, checked)).collect::<Result<_, _>>()?;
+    if wishes.retries {
+        for sent in &mut sent {
+            sent.run_again_if_failed(context, fleet).await?;
+        }
+    }
     if !sent.is_empty() {
         let mut crowd = Crowd::new(sent);
         codes.extend(fleet.connected(async |fleet| crowd.run(context, fleet, wishes.wait).await).await??);
@@ -81,6 +83,8 @@ struct Sent {
     /// As it would stand at its first place.
     ticket: Ticket,
     body: Vec<u8>,
+    /// Its last ticket, one generation later, when it ended other than completed and is to run again.
+    again: Option<Box<Ticket>>,
     warnings: Vec<String>,
     events: Vec<Event>,
     end: Option<End>,
@@ -111,12 +115,44 @@ impl Sent {
         Ok(Self {
             ticket,
             body,
+            again: None,
             warnings: checked.warnings.clone(),
             events: Vec::new(),
             end: None,
             sign_in: None,
             refused: None,
         })
+    }
+
+    /// Takes up the end that the memory knows of this very job, unless it is "completed".
+    async fn run_again_if_failed(&mut self, context: &Context, fleet: &Fleet) -> Result<(), Stop> {
+        let key = self.key();
+        let Some(view) = fleet.memory().job(&key).await? else { return Ok(()) };
+        // Other content is no repeat: it is handed in, and refused.
+        if !view.state().is_end() || view.state() == State::Completed || view.hash != self.ticket.hash.to_string() {
+            return Ok(());
+        }
+        match view.end {
+            Some(end) => {
+                let ticket = end.ticket.retried(view.summary.place.generation, clock::moment());
+                self.again = Some(Box::new(ticket));
+            }
+            None => context.remark(&format!("how job {key} ended is forgotten: it is handed in as it is")),
+        }
+        Ok(())
+    }
+
+    /// Of which generation an event must be to tell of this run.
+    fn generation(&self) -> u32 {
+        self.again.as_ref().map_or(Place::FIRST.generation, |ticket| ticket.place.generation)
+    }
+
+    async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
+        match &self.again {
+            Some(ticket) => fleet.broker().publish(ticket).await?,
+            None => fleet.broker().submit(&self.ticket.job, self.ticket.trace.as_ref(), self.body.clone()).await?,
+        }
+        Ok(())
     }
 
     fn key(&self) -> JobKey {
@@ -157,7 +193,10 @@ impl Sent {
             let class = event.data.get("class").and_then(|class| serde_json::from_value(class.clone()).ok());
             self.refused = Some((class.unwrap_or(Class::Undecodable), text("message")));
         }
-        if let Some(name) = end_of(event.name) {
+        // The end of a generation before this one may be announced once more.
+        if let Some(name) =
+            end_of(event.name).filter(|_| generation_of(&event).is_none_or(|of| of >= self.generation()))
+        {
             let member = |name: &str| event.data.get(name).cloned().unwrap_or_default();
             let mut ticket = self.ticket.clone();
             ticket.progress.product_id = serde_json::from_value(member("product_id")).ok();
@@ -174,8 +213,7 @@ impl Sent {
     /// How it stands, as far as its events tell.
     fn view(&self) -> JobView {
         let ticket = self.end.as_ref().map_or(&self.ticket, |end| &end.ticket);
-        let generation = |event: &Event| event.sequence.split('.').next().and_then(|text| text.parse().ok());
-        let generation = self.events.last().and_then(generation).unwrap_or(ticket.place.generation);
+        let generation = self.events.last().and_then(generation_of).unwrap_or(self.generation());
         let state = match &self.end {
             Some(end) => match end.name {
                 EndName::Completed => State::Completed,
@@ -214,6 +252,11 @@ impl Sent {
             transfer: None,
         }
     }
+}
+
+/// The generation that an event tells of.
+fn generation_of(event: &Event) -> Option<u32> {
+    event.sequence.split('.').next()?.parse().ok()
 }
 
 const fn end_of(name: Name) -> Option<EndName> {
@@ -311,8 +354,7 @@ impl Crowd {
 
     async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
         for sent in self.open() {
-            let Sent { ticket, body, .. } = sent;
-            fleet.broker().submit(&ticket.job, ticket.trace.as_ref(), body.clone()).await?;
+            sent.publish(fleet).await?;
         }
         Ok(())
     }
@@ -447,6 +489,7 @@ mod tests {
         Sent {
             ticket,
             body: Vec::new(),
+            again: None,
             warnings: Vec::new(),
             events: Vec::new(),
             end: None,
@@ -471,6 +514,19 @@ mod tests {
         let result = JobResult::of(&sent.view());
         assert_eq!((result.state.as_str(), result.product_id.as_deref()), ("completed", Some("14300000000000001")));
         assert_eq!((result.downloads.len(), result.warnings, result.error.is_none()), (1, vec!["w".to_owned()], true));
+    }
+
+    #[test]
+    fn an_end_of_an_earlier_generation_is_no_end_of_a_job_that_runs_again() {
+        let mut sent = sent();
+        let again = sent.ticket.clone().retried(1, clock::moment());
+        let (earlier, later) =
+            (event(&sent, Name::Failed, json!({})), Event::of(&again, Name::Failed, 1, clock::moment(), json!({})));
+        sent.again = Some(Box::new(again));
+        sent.note(earlier);
+        assert!(sent.end.is_none());
+        sent.note(later);
+        assert_eq!((sent.view().state(), sent.view().summary.place.generation), (State::Failed, 2));
     }
 
     #[test]
