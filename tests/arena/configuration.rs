@@ -1,6 +1,7 @@
 //! What sandbox and workers are told.
 
 use std::{
+    fmt::Write as _,
     fs,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -25,13 +26,6 @@ pub(super) const PREFIX: &str = "longshore";
 pub(super) struct Files {
     pub(super) workers: Vec<PathBuf>,
     pub(super) direct: Vec<PathBuf>,
-}
-
-/// The accounts: first those with markers.
-pub(super) fn accounts(options: &Options) -> Vec<Account> {
-    let marked = (1..=options.marked).map(|n| Account { name: format!("marked-{n}"), is_marked: true });
-    let plain = (1..=options.plain).map(|n| Account { name: format!("plain-{n}"), is_marked: false });
-    marked.chain(plain).collect()
 }
 
 fn secret_of(root: &Path, account: &Account) -> PathBuf {
@@ -99,7 +93,7 @@ pub(super) fn write(
         more = options.more,
     );
     for account in accounts.iter().filter(|account| account.is_marked) {
-        own.push_str(&format!("[accounts.{}.markers]\nproducts = true\n\n", account.name));
+        writeln!(own, "[accounts.{}.markers]\nproducts = true\n", account.name)?;
     }
     let file = |name: &str, text: &str| -> Result<PathBuf> {
         fs::write(root.join(name), text)?;

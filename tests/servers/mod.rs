@@ -254,6 +254,9 @@ impl Node {
             self.port
         );
         fs::write(self.folder.join("rabbitmq.conf"), conf).unwrap();
+        // As docs/fleet/topology.md advises, "Settings of the broker".
+        let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
+        fs::write(self.folder.join("advanced.config"), advanced).unwrap();
     }
 
     /// Starts it in the background. The process id is forgotten with the process: nobody else's may be signalled.
@@ -261,7 +264,8 @@ impl Node {
         format!(
             "( cd '{folder}'; export RABBITMQ_NODENAME={name} RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={dist}
                export RABBITMQ_MNESIA_BASE=$PWD/mnesia RABBITMQ_LOG_BASE=$PWD/log RABBITMQ_PID_FILE=$PWD/pid
-               export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
+               export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ADVANCED_CONFIG_FILE=$PWD/advanced.config
+               export RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
                {inside} {RABBIT} < /dev/null > log/stdout 2>&1; rm -f pid ) & servers=\"$servers $!\"
              ",
             folder = self.folder.display(),
@@ -298,7 +302,9 @@ impl RabbitMq {
         };
         let nodes: Vec<Node> = ports.zip(dists).enumerate().map(node).collect();
         let cluster = if count == 1 { String::new() } else { clustered(&nodes) };
-        nodes.iter().for_each(|node| node.set_up(&cluster));
+        for node in &nodes {
+            node.set_up(&cluster);
+        }
         let port = nodes.first().unwrap().port;
         let mut this = Self { running: None, port, epmd, folder: folder.to_owned(), nodes, next: AtomicUsize::new(0) };
         this.start_again();
