@@ -95,6 +95,7 @@ impl From<app::Error> for Stop {
             }
             error @ (app::Error::Servers(_)
             | app::Error::Redis(_)
+            | app::Error::Management(_)
             | app::Error::Reference(_)
             | app::Error::Certificate { .. }
             | app::Error::User(_)) => {

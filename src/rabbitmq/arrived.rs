@@ -13,7 +13,7 @@ use super::{
     names::{Lane, Names, Source},
     session::Session,
 };
-use crate::domain::{step::Kind, time::Moment};
+use crate::domain::{step::Kind, time::Moment, trace::Trace};
 
 /// So much is kept of a body that is too large, in bytes.
 const BEGINNING: usize = 4_096;
@@ -35,6 +35,7 @@ impl Drop for Delivery {
         if let Some(acker) = self.acker.take() {
             self.session.reject(acker);
         }
+        self.session.metrics.let_go(self.lane.0, self.lane.1.name());
     }
 }
 
@@ -47,6 +48,7 @@ pub(super) struct Arrived {
     pub is_spent: bool,
     pub message_id: Option<String>,
     pub published_at: Option<Moment>,
+    pub trace: Option<Trace>,
     /// Why it is no job of its lane.
     pub problem: Option<String>,
 }
@@ -88,7 +90,7 @@ impl Arrived {
 
     fn of(session: &Arc<Session>, from: &From, message: Message) -> Self {
         let (producer, message_id) = (message::producer(&message), message::message_id(&message));
-        let published_at = message::published_at(&message);
+        let (published_at, trace) = (message::published_at(&message), message::trace(&message));
         // What the broker dead-lettered may come flagged at its first delivery, and has been given out in any case.
         let is_redelivered = message.redelivered || from.is_spent;
         // Tickets are the workers' own: only what producers write is held to a job's length and kind.
@@ -101,9 +103,10 @@ impl Arrived {
             )),
             None => from.kind.filter(|_| is_job).and_then(|kind| misplaced(&body, kind)),
         };
+        session.metrics.given_out(from.lane.0, from.lane.1.name());
         let delivery =
             Delivery { session: Arc::clone(session), lane: from.lane, producer, cut, acker: Some(message.acker) };
-        Self { delivery, body, is_redelivered, is_spent: from.is_spent, message_id, published_at, problem }
+        Self { delivery, body, is_redelivered, is_spent: from.is_spent, message_id, published_at, trace, problem }
     }
 }
 

@@ -27,8 +27,10 @@ use crate::{
         step::Kind,
         ticket::Ticket,
         time::Moment,
+        trace::Trace,
     },
     engine::{
+        crash::{self, Arrow},
         intake::{self, ControlTicket, Message},
         ports::{Completes, Origin, Received, Unavailable},
         settle::{Broker, Proof},
@@ -155,15 +157,16 @@ impl Rabbit {
         let body = if is_redelivered { marked(&body) } else { body };
         let level = names::level_within(wait);
         self.publish_to(&delivery.session, delivery.lane.0, level, body.into_bytes()).await?;
+        crash::arrow(Arrow::RestParked);
         settle(delivery).await
     }
 
     /// Sets a message aside that is no job of its lane, and settles it.
     async fn refuse(&self, arrived: Arrived) -> Result<(), Unavailable> {
-        let Arrived { delivery, body, problem, .. } = arrived;
+        let Arrived { delivery, body, trace, problem, .. } = arrived;
         let (class, message) = (Class::Undecodable, problem.unwrap_or_default());
         tracing::warn!(message, "a message is no job of its lane, and is set aside");
-        let aside = SetAside { job: None, class, fingerprint: format!("{class}:message"), message, body };
+        let aside = SetAside { job: None, class, fingerprint: format!("{class}:message"), message, body, trace };
         self.set_message_aside(&delivery, &aside).await?;
         settle(delivery).await
     }
@@ -191,16 +194,35 @@ impl Rabbit {
             (Origin::Producer | Origin::Accepted, _) => return Ok(()),
         };
         self.soon(session.publish_once(&self.ticket(kind, None, body.into_bytes()))).await?;
+        crash::arrow(Arrow::GivenBack);
         settle(received.delivery).await
     }
 
     /// Publishing for somebody who does not wait until a full broker has room.
-    async fn soon(&self, publishing: impl Future<Output = Result<(), Refused>>) -> Result<(), Unavailable> {
+    async fn soon(&self, publishing: impl Future<Output = Result<(), Refused>>) -> Result<(), Refused> {
         // A little longer than a confirmation may take: then the session ends, and says why.
         let patience = self.inner.options.confirm_timeout.saturating_add(SHORT);
         match tokio::time::timeout(patience, publishing).await {
-            Ok(published) => Ok(published?),
-            Err(_) => Err(down("the broker accepts nothing for the moment: memory or disk alarm")),
+            Ok(published) => published,
+            Err(_) => Err(down("the broker accepts nothing for the moment: memory or disk alarm").into()),
+        }
+    }
+
+    /// The same, tried again for a while when the broker refuses: a lane whose leader died refuses until the next one is
+    /// elected. Accepted twice it is the same job.
+    async fn insist(&self, message: &Outgoing) -> Result<(), Unavailable> {
+        let begun = clock::monotonic();
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let session = self.session()?;
+            match self.soon(session.publish_once(message)).await {
+                Err(Refused::Full(why)) if begun.elapsed() < self.inner.options.insistence => {
+                    tracing::info!(why, "the broker refuses a message; publishing it again");
+                    tokio::time::sleep(wait).await;
+                    wait = wait.saturating_mul(2).min(SHORT);
+                }
+                published => return Ok(published?),
+            }
         }
     }
 
@@ -228,15 +250,15 @@ impl Rabbit {
     /// [`Unavailable`]: it may be on its way all the same; the same wish again is the same wish.
     pub async fn control(&self, lane: Kind, control: &ControlTicket) -> Result<(), Unavailable> {
         let body = serde_json::to_vec(control).map_err(|error| down(format!("the wish cannot be written: {error}")))?;
-        self.soon(self.session()?.publish_once(&self.ticket(lane, None, body))).await
+        Ok(self.soon(self.session()?.publish_once(&self.ticket(lane, None, body))).await?)
     }
 
     /// Hands a job in as a producer does.
     ///
     /// # Errors
     /// [`Unavailable`]: it may have been handed in all the same; the same job again is the same job.
-    pub async fn submit(&self, job: &Job, body: Vec<u8>) -> Result<(), Unavailable> {
-        let properties = message::properties("longshore.job", Headers::default());
+    pub async fn submit(&self, job: &Job, trace: Option<&Trace>, body: Vec<u8>) -> Result<(), Unavailable> {
+        let properties = message::properties("longshore.job", Headers::default().of_trace("", trace));
         let mut properties = properties.with_message_id(job.id.to_string().into());
         if let Some(user) = self.user() {
             // The broker verifies it; without it nobody knows who asks.
@@ -244,7 +266,17 @@ impl Rabbit {
         }
         let key = job_key(job.kind, job.bulk);
         let message = Outgoing { exchange: self.names().jobs(), key, body, properties };
-        self.soon(self.session()?.publish_once(&message)).await
+        self.insist(&message).await
+    }
+
+    /// Hands a job's last ticket in, of its next generation, that it runs again.
+    ///
+    /// # Errors
+    /// As [`Rabbit::submit`].
+    pub async fn run_again(&self, ticket: &Ticket) -> Result<(), Unavailable> {
+        let body =
+            serde_json::to_vec(ticket).map_err(|error| down(format!("the ticket cannot be written: {error}")))?;
+        self.insist(&self.ticket(ticket.lane(), None, body)).await
     }
 }
 
@@ -267,13 +299,13 @@ fn marked(body: &str) -> String {
 }
 
 fn received(arrived: Arrived) -> Received<Delivery> {
-    let Arrived { delivery, body, is_redelivered, is_spent, message_id, published_at, .. } = arrived;
+    let Arrived { delivery, body, is_redelivered, is_spent, message_id, published_at, trace, .. } = arrived;
     let producer = delivery.producer.clone();
     let origin = match delivery.lane.1 {
         Lane::Intake | Lane::Bulk => Origin::Producer,
         Lane::Return => Origin::Return,
     };
-    Received { delivery, origin, body, is_redelivered, is_spent, producer, message_id, published_at }
+    Received { delivery, origin, body, is_redelivered, is_spent, producer, message_id, published_at, trace }
 }
 
 async fn settle(mut delivery: Delivery) -> Result<(), Unavailable> {
@@ -304,7 +336,11 @@ impl Broker for Rabbit {
     async fn set_aside(&self, end: &End) -> Result<(), Unavailable> {
         let message = message::of_end(end, self.names().dead())
             .map_err(|error| down(format!("the dead letter cannot be written: {error}")))?;
-        self.session()?.publish(&message).await
+        self.session()?.publish(&message).await?;
+        if let Some(reason) = &end.reason {
+            self.inner.options.metrics.dead_letter(reason.class);
+        }
+        Ok(())
     }
 
     async fn set_message_aside(&self, of: &Delivery, aside: &SetAside) -> Result<(), Unavailable> {
@@ -318,7 +354,9 @@ impl Broker for Rabbit {
             },
             ..aside.clone()
         };
-        self.session()?.publish(&message::of_set_aside(of, &hidden, self.names().dead())).await
+        self.session()?.publish(&message::of_set_aside(of, &hidden, self.names().dead())).await?;
+        self.inner.options.metrics.dead_letter(aside.class);
+        Ok(())
     }
 
     async fn acknowledge(&self, delivery: Delivery, _proof: Proof) -> Result<(), Unavailable> {

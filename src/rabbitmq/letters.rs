@@ -17,7 +17,7 @@ use super::{
     session::{down, told},
 };
 use crate::{
-    domain::{dead_letter::DeadLetter, step::Kind, ticket::Ticket},
+    domain::{dead_letter::DeadLetter, step::Kind, ticket::Ticket, trace::Trace},
     engine::ports::Unavailable,
 };
 
@@ -47,6 +47,8 @@ pub(super) struct Held {
     pub user: Option<String>,
     /// The length of a message of which only the beginning is known.
     pub cut: Option<usize>,
+    /// The trace that it came with.
+    pub trace: Option<Trace>,
     pub acker: Option<Acker>,
 }
 
@@ -153,7 +155,7 @@ impl Letters {
         let body = held.letter.body.clone().unwrap_or_default().into_bytes();
         let (exchange, key) = held.route.place(rabbit.names());
         let properties = if held.route.is_producers() {
-            let mut headers = Headers::default();
+            let mut headers = Headers::default().of_trace("", held.trace.as_ref());
             let ours = rabbit.user();
             for (name, user) in [("longshore-vouched-by", &ours), ("longshore-published-by", &held.user)] {
                 if let Some(user) = user {

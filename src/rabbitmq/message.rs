@@ -17,17 +17,25 @@ use crate::{
         ids::{AccountName, JobId, JobKey},
         settlement::SetAside,
         time::Moment,
+        trace::Trace,
     },
 };
 
 /// Marks a message that proves a way, and holds its id.
 pub(super) const CANARY: &str = "longshore-canary";
+/// The trace that a dead letter belongs to.
+const TRACE_ID: &str = "longshore-trace-id";
 /// Says what the body of a dead letter is: `end` or `message`.
 pub const FORM: &str = "longshore-form";
 /// The user in whose name a message came that was set aside.
 pub(super) const PRODUCER: &str = "longshore-producer";
 /// The length of a message of which only the beginning was set aside.
 pub(super) const CUT: &str = "longshore-cut";
+
+/// The header of a trace context, see [`Trace`].
+const TRACEPARENT: &str = "traceparent";
+/// What other tracing systems want carried along.
+const TRACESTATE: &str = "tracestate";
 
 /// A message to be published: persistent, in JSON.
 #[derive(Debug)]
@@ -55,6 +63,16 @@ impl Headers {
         self.0.insert(ShortString::from(name), AMQPValue::LongString(value.as_ref().into()));
         self
     }
+
+    /// A trace context, each name behind this prefix.
+    pub(super) fn of_trace(self, prefix: &str, trace: Option<&Trace>) -> Self {
+        let Some(trace) = trace else { return self };
+        let headers = self.with(&format!("{prefix}{TRACEPARENT}"), trace.parent());
+        match trace.state() {
+            Some(state) => headers.with(&format!("{prefix}{TRACESTATE}"), state),
+            None => headers,
+        }
+    }
 }
 
 pub(super) fn properties(kind: &str, headers: Headers) -> BasicProperties {
@@ -78,8 +96,7 @@ pub(super) fn of_event(event: &Event, exchange: String, key: String) -> Outgoing
             headers = headers.with(&format!("ce-{name}"), text);
         }
     }
-    let kind = format!("dev.longshore.job.{}.v1", event.name);
-    let properties = properties(&kind, headers).with_message_id(event.id.to_string().into());
+    let properties = properties(&event.name.type_name(), headers).with_message_id(event.id.to_string().into());
     Outgoing { exchange, key, body: event.payload().to_string().into_bytes(), properties }
 }
 
@@ -102,6 +119,7 @@ pub(super) fn read_event(delivery: &Delivery) -> Option<Event> {
         time: text("ce-time")?.parse::<jiff::Timestamp>().ok()?.into(),
         topic: serde_json::from_value(topic.into()).ok()?,
         labels: data.get("labels").and_then(|labels| serde_json::from_value(labels.clone()).ok()).unwrap_or_default(),
+        trace: text("ce-traceparent").and_then(|parent| Trace::read(&parent, text("ce-tracestate").as_deref())),
         data,
     })
 }
@@ -114,8 +132,12 @@ pub(super) fn of_end(end: &End, exchange: String) -> Result<Outgoing, serde_json
         .with("longshore-kind", end.ticket.job.kind.name())
         .with("longshore-fail-class", end.class().as_str())
         .with("longshore-fail-fingerprint", end.fingerprint())
+        .with("longshore-fail-first", end.failing_since().timestamp().to_string())
         .with("longshore-fail-last", end.at.timestamp().to_string())
+        .with("longshore-attempts", end.ticket.attempts.to_string())
         .with("longshore-build", env!("CARGO_PKG_VERSION"));
+    let trace = end.ticket.trace_context();
+    let headers = headers.with(TRACE_ID, trace.id()).of_trace("", Some(&trace));
     let body = serde_json::to_vec(end)?;
     let properties = properties("longshore.dead-letter", headers);
     Ok(Outgoing { exchange, key: "set-aside".to_owned(), body, properties })
@@ -142,8 +164,16 @@ pub(super) fn of_set_aside(of: &arrived::Delivery, message: &SetAside, exchange:
     if let Some(length) = of.cut {
         headers = headers.with(CUT, length.to_string());
     }
+    if let Some(trace) = &message.trace {
+        headers = headers.with(TRACE_ID, trace.id()).of_trace("", Some(trace));
+    }
     let properties = properties("longshore.dead-letter", headers);
     Outgoing { exchange, key: "set-aside".to_owned(), body: message.body.clone().into_bytes(), properties }
+}
+
+/// The trace context that it came with; what is no context counts as none.
+pub(super) fn trace(delivery: &Delivery) -> Option<Trace> {
+    Trace::read(&header(delivery, TRACEPARENT)?, header(delivery, TRACESTATE).as_deref())
 }
 
 /// When it was published, by the publisher's clock.

@@ -15,8 +15,10 @@ mod follow;
 mod lanes;
 mod letters;
 mod link;
+pub mod management;
 mod message;
 mod names;
+mod rights;
 mod session;
 pub mod topology;
 mod visit;
@@ -40,6 +42,7 @@ use crate::{
     clock::{self, Shift},
     domain::{job, step::Kind, time::Moment},
     engine::ports::{Completes, Unavailable},
+    telemetry::{BrokerSession, FleetMetrics},
 };
 
 use self::{
@@ -78,12 +81,16 @@ pub struct Options {
     pub heartbeat: Duration,
     /// How long a confirmation may take.
     pub confirm_timeout: Duration,
+    /// For how long a client publishes again what the broker refuses.
+    pub insistence: Duration,
     /// The kinds that may be consumed, and how many of each are worked on at once.
     pub lanes: BTreeMap<Kind, u16>,
     /// The largest job that is read, in bytes.
     pub max_job: usize,
     /// Moves the clock, for tests.
     pub shift: Shift,
+    /// Where it is counted what happens here.
+    pub metrics: FleetMetrics,
 }
 
 /// A session that lived so long was a good one.
@@ -103,9 +110,11 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             confirm_timeout: Duration::from_secs(10),
+            insistence: Duration::from_secs(5),
             lanes: BTreeMap::new(),
             max_job: job::MOST_BYTES,
             shift: Shift::default(),
+            metrics: FleetMetrics::default(),
         }
     }
 }
@@ -230,6 +239,7 @@ impl Rabbit {
                 Ok(session) => {
                     tracing::info!(session = number, "connected to the broker");
                     let opened_at = clock::monotonic();
+                    self.inner.options.metrics.session(BrokerSession::Opened);
                     self.inner.session.send_replace(State::Up(Arc::clone(&session)));
                     let ended = tokio::select! {
                         biased;
@@ -241,13 +251,18 @@ impl Rabbit {
                         waits = backoff.build();
                     }
                     let Some(why) = ended else {
+                        self.inner.options.metrics.hung_up();
                         session.close().await;
                         self.inner.session.send_replace(State::Down("closed".to_owned()));
                         return;
                     };
+                    self.inner.options.metrics.session(BrokerSession::Lost);
                     why
                 }
-                Err(why) => why,
+                Err(why) => {
+                    self.inner.options.metrics.session(BrokerSession::Failed);
+                    why
+                }
             };
             tracing::warn!(session = number, why, "no connection to the broker; connecting again");
             let before = self.inner.session.send_replace(State::Down(why));

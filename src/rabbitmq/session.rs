@@ -30,7 +30,11 @@ use super::{
     message::Outgoing,
     names::{Lane, Source},
 };
-use crate::engine::ports::Unavailable;
+use crate::{
+    clock,
+    engine::ports::Unavailable,
+    telemetry::{FleetMetrics, Publish},
+};
 
 /// How long a connection may take to be closed.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -67,6 +71,7 @@ pub(super) struct Session {
     pub(super) heeded: watch::Sender<u64>,
     /// Lanes whose messages are being taken in.
     pub(super) taking_in: watch::Sender<usize>,
+    pub(super) metrics: FleetMetrics,
 }
 
 pub(super) fn down(why: impl Into<String>) -> Unavailable {
@@ -83,8 +88,20 @@ pub(super) fn told(error: &lapin::Error) -> String {
 pub(super) enum Refused {
     /// The broker is full for now, and says so.
     Full(String),
+    /// It has no route.
+    Returned(String),
     /// Anything else.
     Down(Unavailable),
+}
+
+/// For whoever counts.
+const fn outcome_of(published: &Result<(), Refused>) -> Publish {
+    match published {
+        Ok(()) => Publish::Confirmed,
+        Err(Refused::Full(_)) => Publish::Refused,
+        Err(Refused::Returned(_)) => Publish::Returned,
+        Err(Refused::Down(_)) => Publish::Unknown,
+    }
 }
 
 impl From<Unavailable> for Refused {
@@ -97,6 +114,7 @@ impl From<Refused> for Unavailable {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Full(why) => down(format!("the broker accepts nothing for the moment: {why}")),
+            Refused::Returned(why) => down(why),
             Refused::Down(down) => down,
         }
     }
@@ -127,6 +145,7 @@ impl Session {
             faults: Mutex::default(),
             heeded: watch::Sender::new(0),
             taking_in: watch::Sender::new(0),
+            metrics: options.metrics.clone(),
         });
         tasks.spawn(listen(Arc::clone(&session), session.publishing.events_listener(), Purpose::Publishes));
         if let Some(consuming) = &session.consuming {
@@ -185,7 +204,7 @@ impl Session {
         loop {
             match self.publish_once(message).await {
                 Err(Refused::Full(why)) => tracing::warn!(why, "the broker is full; publishing again"),
-                Err(Refused::Down(down)) => return Err(down),
+                Err(refused @ (Refused::Returned(_) | Refused::Down(_))) => return Err(refused.into()),
                 Ok(()) => return Ok(()),
             }
             let until_again = async {
@@ -203,6 +222,13 @@ impl Session {
     /// Publishes once, for whoever would rather know that the broker is full. What is on its way when the broker blocks is
     /// confirmed when it reads again: until then nothing is known of it, and it is not sent a second time.
     pub(super) async fn publish_once(&self, message: &Outgoing) -> Result<(), Refused> {
+        let begun = clock::monotonic();
+        let published = self.publish_and_confirm(message).await;
+        self.metrics.published(outcome_of(&published), begun.elapsed());
+        published
+    }
+
+    async fn publish_and_confirm(&self, message: &Outgoing) -> Result<(), Refused> {
         if self.is_over() {
             return Err(down("the connection is gone").into());
         }
@@ -232,7 +258,7 @@ impl Session {
         };
         match confirmed {
             Ok(Confirmation::Ack(None)) => Ok(()),
-            Ok(Confirmation::Ack(Some(_))) => Err(down(format!("{exchange:?} has no route for {key:?}")).into()),
+            Ok(Confirmation::Ack(Some(_))) => Err(Refused::Returned(format!("{exchange:?} has no route for {key:?}"))),
             Ok(Confirmation::Nack(_)) => Err(Refused::Full(format!("a queue behind {exchange:?} refused a message"))),
             Ok(Confirmation::NotRequested) => {
                 self.end("confirms are off");
@@ -334,10 +360,12 @@ async fn listen(session: Arc<Session>, events: impl futures_util::Stream<Item = 
             Some(Event::ConnectionBlocked(reason)) => {
                 tracing::warn!(reason, "the broker accepts nothing for the moment");
                 session.ears.blocked.send_replace(true);
+                session.metrics.blocked(true);
             }
             Some(Event::ConnectionUnblocked) => {
                 tracing::info!("the broker accepts messages again");
                 session.ears.blocked.send_replace(false);
+                session.metrics.blocked(false);
             }
             // Of a lane's channel alone: whoever waits for its answer, or reads its messages, is told.
             Some(Event::Error(error)) if purpose == Purpose::Consumes && is_of_a_channel(&error) => {}

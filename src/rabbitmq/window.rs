@@ -187,6 +187,7 @@ fn held(delivery: Delivery, shelf: Shelf, names: &Names) -> Held {
     let (form, class, fingerprint) =
         (header(FORM), header("longshore-fail-class"), header("longshore-fail-fingerprint"));
     let (job, told) = (header("longshore-job"), header("longshore-fail-message"));
+    let trace = message::trace(&delivery);
     let (body, cut) = arrived::text(delivery.data, job::MOST_BYTES);
     let cut = told_cut.or(cut);
     let end: Option<End> = form.filter(|form| form == "end").and_then(|_| serde_json::from_str(&body).ok());
@@ -213,7 +214,7 @@ fn held(delivery: Delivery, shelf: Shelf, names: &Names) -> Held {
             body: Some(body),
         },
     };
-    Held { letter, route, user, cut, acker: Some(delivery.acker) }
+    Held { letter, route, user, cut, trace, acker: Some(delivery.acker) }
 }
 
 /// A number that stays the same however often the letter is looked at: forty-eight bits of its content's hash.

@@ -8,10 +8,12 @@
     reason = "a test fails by them"
 )]
 
+mod arguments;
 mod blocked;
 mod cluster;
 mod hands;
 mod lanes;
+mod limits;
 mod place;
 mod publishing;
 mod refused;

@@ -15,7 +15,7 @@ use longshore::{
     },
     engine::settle::Broker as _,
     fleet::Fleet,
-    rabbitmq::Lane,
+    rabbitmq::{self, Lane},
     redis,
 };
 use serde_json::json;
@@ -44,7 +44,8 @@ async fn every_publisher_is_told_of_its_own_message_however_many_publish_at_once
         return;
     }
     let hands = Hands::new().await;
-    let (home, _stop) = hands.home(hands.options([])).await;
+    let options = rabbitmq::Options { insistence: Duration::ZERO, ..hands.options([]) };
+    let (home, _stop) = hands.home(options).await;
     let [full, open] = [Kind::Upload, Kind::StatusPoll].map(|kind| hands.names.lane(kind, Lane::Intake));
     shorten(&hands, &full, 1);
     while hands.send(&hands.names.jobs(), "upload", BasicProperties::default(), b"{}").await {}
@@ -58,7 +59,7 @@ async fn every_publisher_is_told_of_its_own_message_however_many_publish_at_once
                 let mut job = decoded(&format!("job-{number}-{turn}"));
                 let is_open = (number + turn) % 2 == 0;
                 job.kind = if is_open { Kind::StatusPoll } else { Kind::Upload };
-                let told = broker.submit(&job, b"{}".to_vec()).await;
+                let told = broker.submit(&job, None, b"{}".to_vec()).await;
                 wrong += u32::from(told.is_ok() != is_open);
             }
             wrong
@@ -67,6 +68,34 @@ async fn every_publisher_is_told_of_its_own_message_however_many_publish_at_once
     let wrong: u32 = publishers.join_all().await.into_iter().sum();
     assert_eq!(wrong, 0, "publishers were told of others' messages");
     assert_eq!((hands.depth(&open).await.0, hands.depth(&full).await.0), (800, before));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_its_lane_refuses_for_a_moment_is_handed_in_all_the_same_and_not_for_ever() {
+    if !servers::are_installed() {
+        return;
+    }
+    let hands = Hands::new().await;
+    let (home, _stop) = hands.home(rabbitmq::Options { insistence: PATIENCE, ..hands.options([]) }).await;
+    let lane = hands.names.lane(Kind::Upload, Lane::Intake);
+    shorten(&hands, &lane, 1);
+    while hands.send(&hands.names.jobs(), "upload", BasicProperties::default(), b"{}").await {}
+    let mut job = decoded("a");
+    job.kind = Kind::Upload;
+    let (broker, handed_in) = (home.broker().clone(), job.clone());
+    let mut handing = tokio::spawn(async move { broker.submit(&handed_in, None, b"{}".to_vec()).await });
+    let early = tokio::time::timeout(Duration::from_secs(2), &mut handing).await;
+    assert!(early.is_err(), "it was told at once: {early:?}");
+    hands.channel().await.queue_purge(lane.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, handing).await.unwrap().unwrap(), Ok(()));
+    hands.holds(&lane, 1).await;
+
+    // Full for good, it is told.
+    let options = rabbitmq::Options { insistence: Duration::from_secs(1), ..hands.options([]) };
+    let (home, _stop) = hands.home(options).await;
+    while hands.send(&hands.names.jobs(), "upload", BasicProperties::default(), b"{}").await {}
+    let told = tokio::time::timeout(PATIENCE, home.broker().submit(&job, None, b"{}".to_vec())).await.unwrap();
+    assert!(told.is_err_and(|down| down.why.contains("refused a message")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

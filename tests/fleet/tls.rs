@@ -81,14 +81,14 @@ async fn a_worker_signs_in_by_certificate_and_its_messages_carry_the_name_that_t
     };
     let (home, _stop) = hands.home(options.clone()).await;
     let handed_in = Job::decode(job("a").as_bytes(), || None::<JobId>).unwrap();
-    home.broker().submit(&handed_in, job("a").into_bytes()).await.unwrap();
+    home.broker().submit(&handed_in, None, job("a").into_bytes()).await.unwrap();
     let received = receive(&home, Kind::StatusPoll).await;
     assert_eq!((received.body, received.producer.as_deref()), (job("a"), Some("worker-1")));
 
     // Another name than the certificate's: the broker refuses the message.
     let other = rabbitmq::Options { user: Some("guest".to_owned()), lanes: BTreeMap::new(), ..options.clone() };
     let (other, _stop) = hands.home(other).await;
-    other.broker().submit(&handed_in, job("a").into_bytes()).await.unwrap_err();
+    other.broker().submit(&handed_in, None, job("a").into_bytes()).await.unwrap_err();
     hands.holds(&hands.names.lane(Kind::StatusPoll, Lane::Intake), 0).await;
 
     // An authority that nobody named is not believed, and a stranger's certificate opens nothing.

@@ -75,7 +75,7 @@ impl Drop for Running {
 
 /// Sends a signal to the server of this folder.
 fn signal(folder: &Path, name: &str) {
-    let pid = fs::read_to_string(folder.join("pid")).expect("it does not live");
+    let pid = fs::read_to_string(folder.join("pid")).unwrap();
     assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
 }
 
@@ -254,6 +254,9 @@ impl Node {
             self.port
         );
         fs::write(self.folder.join("rabbitmq.conf"), conf).unwrap();
+        // As docs/fleet/topology.md advises, "Settings of the broker".
+        let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
+        fs::write(self.folder.join("advanced.config"), advanced).unwrap();
     }
 
     /// Starts it in the background. The process id is forgotten with the process: nobody else's may be signalled.
@@ -261,7 +264,8 @@ impl Node {
         format!(
             "( cd '{folder}'; export RABBITMQ_NODENAME={name} RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={dist}
                export RABBITMQ_MNESIA_BASE=$PWD/mnesia RABBITMQ_LOG_BASE=$PWD/log RABBITMQ_PID_FILE=$PWD/pid
-               export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
+               export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ADVANCED_CONFIG_FILE=$PWD/advanced.config
+               export RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
                {inside} {RABBIT} < /dev/null > log/stdout 2>&1; rm -f pid ) & servers=\"$servers $!\"
              ",
             folder = self.folder.display(),
@@ -392,16 +396,22 @@ impl RabbitMq {
 
     /// `rabbitmqctl` with these arguments, at a node that lives: what it said, and whether it did it. It takes a second or two.
     pub fn control(&self, arguments: &[&str]) -> (bool, String) {
-        let node = self.nodes.iter().find(|node| node.pid().is_some()).expect("no node lives");
+        self.tool(CONTROL, arguments)
+    }
+
+    /// The same with another of the broker's tools, by its path; in another root as well.
+    pub fn tool(&self, program: &str, arguments: &[&str]) -> (bool, String) {
+        let node = self.nodes.iter().find(|node| node.pid().is_some()).unwrap_or_else(|| panic!("no node lives"));
         let inside = inside(&self.folder);
-        let (program, words) = inside.split_first().unwrap();
-        let ran = Command::new(program)
+        let (first, words) = inside.split_first().unwrap();
+        let ran = Command::new(first)
             .args(words)
-            .args([CONTROL, "-q", "-n", &node.name()])
+            .args([program, "-q", "-n", &node.name()])
             .args(arguments)
             .env("HOME", self.folder.join("home"))
             .env("ERL_EPMD_PORT", self.epmd.to_string())
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", node.folder.join("enabled_plugins"))
             .output()
             .unwrap();
         let said = [ran.stdout, ran.stderr].concat();

@@ -163,6 +163,7 @@ impl Queue for SimHome {
                         producer: None,
                         message_id: None,
                         published_at,
+                        trace: None,
                     });
                 }
                 let next =
