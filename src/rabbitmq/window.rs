@@ -250,12 +250,12 @@ mod tests {
     fn what_is_looked_at_is_bounded_by_number_and_by_bytes() {
         assert_eq!(look(&[]).1.letters, 0);
         assert_eq!(look(&[1 << 30]).1.letters, 1, "the largest can be thrown away, too");
-        let (pages, small) = look(&[2_000; 20_000]);
+        let (pages, small) = look(&vec![2_000; 20_000]);
         assert_eq!(small.letters, MOST);
         assert!(pages < 16, "{pages}");
-        let (_, large) = look(&[1 << 20; 20_000]);
+        let (_, large) = look(&vec![1 << 20; 20_000]);
         assert_eq!(large.bytes, MOST_BYTES);
-        let (_, huge) = look(&[128 << 20; 20_000]);
+        let (_, huge) = look(&vec![128 << 20; 20_000]);
         assert_eq!(huge.letters, 1);
     }
 
