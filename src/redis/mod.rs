@@ -9,6 +9,7 @@
 //! this folder names the crate `redis`.
 
 mod canary;
+mod known;
 mod link;
 mod listings;
 mod memory;
@@ -32,9 +33,10 @@ use crate::{
     engine::ports::Unavailable,
 };
 
-use self::{link::Link, scripts::Scripts};
+use self::{known::Known, link::Link, scripts::Scripts};
 pub use self::{
     link::{Address, Error, Node, Sentinel, Server, Tls},
+    memory::Written,
     quota::Told,
     rates::Rates,
     view::{Shown, TicketFacts},
@@ -108,6 +110,7 @@ struct Inner {
     link: Link,
     scripts: Scripts,
     options: Options,
+    known: Known,
 }
 
 impl Store {
@@ -117,7 +120,7 @@ impl Store {
     /// [`Error`] when the address or its certificates cannot be used.
     pub fn new(address: &Address, options: Options) -> Result<Self, Error> {
         let link = Link::new(address, options.connect_timeout, options.response_timeout)?;
-        Ok(Self { inner: Arc::new(Inner { link, scripts: Scripts::new(), options }) })
+        Ok(Self { inner: Arc::new(Inner { link, scripts: Scripts::new(), options, known: Known::default() }) })
     }
 
     /// What the server says of itself, as far as it matters here.

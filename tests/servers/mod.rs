@@ -62,6 +62,12 @@ impl Drop for Running {
     }
 }
 
+/// Sends a signal to the server of this folder.
+fn signal(folder: &Path, name: &str) {
+    let pid = fs::read_to_string(folder.join("pid")).unwrap();
+    assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
+}
+
 /// A private Redis.
 #[derive(Debug)]
 pub struct Redis {
@@ -138,8 +144,7 @@ impl Redis {
     }
 
     fn signal(&self, name: &str) {
-        let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
-        assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
+        signal(&self.folder, name);
     }
 
     /// `kill -9`.
@@ -188,8 +193,9 @@ impl Redis {
 /// A private RabbitMQ.
 #[derive(Debug)]
 pub struct RabbitMq {
-    _running: Running,
+    running: Option<Running>,
     pub port: u16,
+    dist: u16,
     epmd: u16,
     folder: PathBuf,
 }
@@ -214,6 +220,14 @@ impl RabbitMq {
             ),
         )
         .unwrap();
+        let mut this = Self { running: None, port, dist, epmd, folder: folder.to_owned() };
+        this.start_again();
+        this
+    }
+
+    /// Starts it in its folder, on its ports, after [`Self::stop`] or [`Self::kill`].
+    pub fn start_again(&mut self) {
+        let Self { port, dist, epmd, folder, .. } = self;
         let script = format!(
             "cd '{folder}'; export HOME=$PWD/home ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1
              export RABBITMQ_NODENAME=longshore{port}@localhost RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={dist}
@@ -221,15 +235,50 @@ impl RabbitMq {
              export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
              export RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_PID_FILE=$PWD/pid
              export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {{127,0,0,1}}'
-             umask 077; head -c 32 /dev/urandom | base64 | tr -d '+/=\\n' > home/.erlang.cookie; chmod 400 home/.erlang.cookie
+             umask 077; if [ ! -f home/.erlang.cookie ]; then
+               head -c 32 /dev/urandom | base64 | tr -d '+/=\\n' > home/.erlang.cookie; chmod 400 home/.erlang.cookie; fi
              epmd -port {epmd} -address 127.0.0.1 < /dev/null > log/epmd 2>&1 & epmd=$!
              {RABBIT} < /dev/null > log/stdout & server=$!
              {CONTROL} -q -n $RABBITMQ_NODENAME wait --timeout 90 pid > /dev/null && echo ready
-             cat > /dev/null; kill $(cat pid); wait $server; kill $epmd",
+             cat > /dev/null; if [ -f pid ]; then kill -CONT $(cat pid); kill $(cat pid); fi; wait $server; rm -f pid; kill $epmd",
             folder = folder.display(),
         );
-        let running = Running::start(&script, "ready");
-        Self { _running: running, port, epmd, folder: folder.to_owned() }
+        self.running = Some(Running::start(&script, "ready"));
+    }
+
+    /// Stops it in good order.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// `kill -9`. A quorum queue declared less than about a second before does not survive it.
+    pub fn kill(&mut self) {
+        signal(&self.folder, "-KILL");
+        // The process id is forgotten with the process: nobody else's may be signalled.
+        fs::remove_file(self.folder.join("pid")).unwrap();
+        self.running = None;
+    }
+
+    /// Neither answers nor closes anything, until [`Self::thaw`].
+    pub fn freeze(&self) {
+        signal(&self.folder, "-STOP");
+    }
+
+    pub fn thaw(&self) {
+        signal(&self.folder, "-CONT");
+    }
+
+    /// Raises the memory alarm, which blocks whoever publishes, or ends it.
+    pub fn alarm(&self, is_on: bool) {
+        let mark = if is_on { "1MB" } else { "1GB" };
+        let (is_done, said) = self.control(&["set_vm_memory_high_watermark", "absolute", mark]);
+        assert!(is_done, "{said}");
+    }
+
+    /// Closes every connection, as an operator would.
+    pub fn close_all(&self) {
+        let (is_done, said) = self.control(&["close_all_connections", "closed by a test"]);
+        assert!(is_done, "{said}");
     }
 
     pub fn url(&self) -> String {
