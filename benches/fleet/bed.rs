@@ -178,7 +178,8 @@ impl Bed {
             longshore::seal::Keyring::generate_file(&key)?;
         }
         let own = format!(
-            "{}\n[home]\nbroker = \"file:broker-url\"\nstore = \"file:redis-url\"\n[security]\nkeys = [\"file:seal-key\"]\n",
+            "{}\n[home]\nbroker = \"file:broker-url\"\nstore = \"file:redis-url\"\n[security]\nkeys = [\"file:seal-key\"]\n\
+             [sources]\nroots = []\n[sinks]\nroots = []\n",
             sandbox.overlay()
         );
         let mut files = Vec::new();

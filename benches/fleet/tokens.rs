@@ -127,9 +127,8 @@ pub(crate) async fn run() -> Result<()> {
 }
 
 fn slow(sandbox: &Sandbox, seconds: f64) -> Result<()> {
-    let params = serde_json::to_value(Params { seconds: Some(seconds), ..Params::default() })?;
-    let fault = serde_json::json!({ "operation": "token", "kind": FaultKind::Slow, "params": params });
-    let fault: Fault = serde_json::from_value(fault)?;
+    let params = Params { seconds: Some(seconds), ..Params::default() };
+    let fault = Fault { count: None, params, ..Fault::next("token", FaultKind::Slow) };
     sandbox.fault(fault)?;
     Ok(())
 }
