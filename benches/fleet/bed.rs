@@ -205,6 +205,12 @@ impl Bed {
         command.kill_on_drop(true).spawn().context("a worker cannot be started")
     }
 
+    /// How often a worker lost its connection to the broker: figures of a run in which one did are of another kind.
+    pub(crate) fn reconnects(&self) -> usize {
+        let text = fs::read_to_string(self.path("workers.log")).unwrap_or_default();
+        text.lines().filter(|line| line.contains("connecting again")).count()
+    }
+
     /// What the workers of the real program have logged: told when a part fails.
     pub(crate) fn log(&self) -> String {
         let text = fs::read_to_string(self.path("workers.log")).unwrap_or_default();

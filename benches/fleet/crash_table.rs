@@ -304,7 +304,7 @@ async fn products(sandbox: &Sandbox, token: &str, count: u64) -> Result<Vec<u64>
         async move {
             let product = post(
                 base.clone(),
-                json!({ "productName": format!("Crash {number}"), "testHarness": "attestation",
+                json!({ "productName": format!("Crash {number}"), "testHarness": "HLK",
                     "deviceType": "internalExternal", "requestedSignatures": ["WINDOWS_v100_X64_GE_FULL"],
                     "announcementDate": "2026-11-21T00:00:00", "isTestSign": false, "isFlightSign": false,
                     "deviceMetadataIds": [], "firmwareVersion": "0", "marketingNames": [], "selectedProductTypes": {},

@@ -38,6 +38,7 @@ mod servers;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::figures::say;
 
@@ -52,7 +53,17 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()?;
     match arguments.as_slice() {
         [word, role, told] if word == "role" => runtime.block_on(role::play(role, told)),
-        _ => runtime.block_on(run()),
+        _ => runtime.block_on(until_stopped(run())),
+    }
+}
+
+/// Whoever stops a bench stops its servers and processes with it: they are dropped, not left.
+async fn until_stopped(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => bail!("stopped"),
+        _ = terminate.recv() => bail!("stopped"),
     }
 }
 

@@ -128,6 +128,7 @@ pub(crate) async fn run() -> Result<()> {
         rounds.push(ran);
     }
     tell(&all, &rounds);
+    say(&format!("connections lost on the way: {}", bench.bed.reconnects()));
     bench.sandbox.stop().await;
     Ok(())
 }

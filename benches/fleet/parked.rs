@@ -118,7 +118,11 @@ async fn one(bed: &Bed, workers: &[Child], (name, count): (&str, u64), lead: Opt
         lateness.most(),
         verdict(lateness.part(0.99) <= GOAL)
     ));
-    say(&format!("  never early: {}", verdict(lateness.least() >= 0.0)));
+    say(&format!(
+        "  never early: {}; connections lost on the way: {}",
+        verdict(lateness.least() >= 0.0),
+        bed.reconnects()
+    ));
     say(&format!("  worker memory: {before:.1} MiB before, {most:.1} MiB at most, {after:.1} MiB after"));
     Ok(())
 }
