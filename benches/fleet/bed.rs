@@ -159,13 +159,6 @@ impl Bed {
         Ok(())
     }
 
-    /// A process of this very program in a role.
-    pub(crate) fn role(&self, role: &str, told: &impl Serialize) -> Result<Role> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["role", role, &serde_json::to_string(told)?]);
-        Role::start(&mut command)
-    }
-
     /// The configuration of the real program against this sandbox.
     pub(crate) fn configuration(&self, sandbox: &Sandbox, more: &str) -> Result<Vec<PathBuf>> {
         let root = self.folder.path();
@@ -279,7 +272,10 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+    /// Starts this very program in a role.
+    pub(crate) fn start(role: &str, told: &impl Serialize) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["role", role, &serde_json::to_string(told)?]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();

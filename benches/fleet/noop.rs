@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
-    bed::{self, Bed, PREFIX},
+    bed::{self, Bed, PREFIX, Role},
     celery::{self, Celery},
     figures::{Figures, number, say, verdict},
     plain::Plain,
@@ -149,7 +149,7 @@ impl Bench {
                     at_once: self.at_once,
                     event: EVENT,
                 };
-                plain.insert(self.bed.role("plain", &told)?).pid()?
+                plain.insert(Role::start("plain", &told)?).pid()?
             }
             Who::Ours | Who::OursWhole => {
                 // The intake lanes are given three quarters of it ahead, the return lanes all.
@@ -170,7 +170,7 @@ impl Bench {
         }
         // What is confirmed is acknowledged a moment later.
         sleep(Duration::from_millis(300)).await;
-        Ok(ran?)
+        ran
     }
 
     async fn fill(&self, who: Who) -> Result<()> {

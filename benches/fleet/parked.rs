@@ -134,21 +134,21 @@ async fn park(bed: &Bed, count: u64, begun: Moment, first: Moment, at_once: bool
     let (rabbit, stop) = (Rabbit::new(options), CancellationToken::new());
     let publishing = async {
         rabbit.ready().await;
-        let start = clock::monotonic();
-        let step = |number: u64| SPAN.mul_f64(ratio(number, count));
+        let from = clock::monotonic();
+        let after = |number: u64| SPAN.mul_f64(ratio(number, count));
         let published = stream::iter(0..count).map(|number| {
             let rabbit = &rabbit;
             async move {
                 if !at_once {
-                    sleep(begun.after(step(number)).since(clock::moment())).await;
+                    sleep(begun.after(after(number)).since(clock::moment())).await;
                 }
-                rabbit.publish(&ticket(begun, number, first.after(step(number)))?).await?;
+                rabbit.publish(&ticket(begun, number, first.after(after(number)))?).await?;
                 anyhow::Ok(())
             }
         });
         let done = published.buffered(WINDOW).try_for_each(|()| std::future::ready(Ok(()))).await;
         stop.cancel();
-        done.map(|()| start.elapsed().as_secs_f64())
+        done.map(|()| from.elapsed().as_secs_f64())
     };
     futures_util::future::join(publishing, rabbit.supervise(&stop)).await.0
 }

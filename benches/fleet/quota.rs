@@ -46,7 +46,7 @@ async fn one(bed: &Bed, sandbox: &Sandbox, account: (&str, usize), per_minute: f
     };
     let mut processes = Vec::new();
     for _ in 0..PROCESSES {
-        let mut process: Role = bed.role("clients", &told)?;
+        let mut process: Role = Role::start("clients", &told)?;
         process.heard("ready").await?;
         processes.push(process);
     }

@@ -58,9 +58,9 @@ pub(crate) async fn run() -> Result<()> {
         let taken = taken.with_context(|| format!("no job after restart {restart}: {}", bed.log()))?;
         let taken = taken.context("there was a probe")???;
         if is_kill {
-            killed.add(taken)
+            killed.add(taken);
         } else {
-            stopped.add(taken)
+            stopped.add(taken);
         }
         sleep(pause).await;
     }

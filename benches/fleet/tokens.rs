@@ -147,7 +147,7 @@ async fn start(bed: &Bed, sandbox: &Sandbox) -> Result<Vec<Role>> {
     };
     let mut processes = Vec::new();
     for _ in 0..PROCESSES {
-        let mut process = bed.role("tokens", &told)?;
+        let mut process = Role::start("tokens", &told)?;
         process.heard("ready").await?;
         processes.push(process);
     }
