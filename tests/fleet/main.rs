@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
+mod knocking;
 mod place;
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;
