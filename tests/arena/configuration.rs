@@ -1,6 +1,7 @@
 //! What sandbox and workers are told.
 
 use std::{
+    fmt::Write as _,
     fs,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -99,7 +100,7 @@ pub(super) fn write(
         more = options.more,
     );
     for account in accounts.iter().filter(|account| account.is_marked) {
-        own.push_str(&format!("[accounts.{}.markers]\nproducts = true\n\n", account.name));
+        write!(own, "[accounts.{}.markers]\nproducts = true\n\n", account.name)?;
     }
     let file = |name: &str, text: &str| -> Result<PathBuf> {
         fs::write(root.join(name), text)?;

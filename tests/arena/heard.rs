@@ -145,10 +145,8 @@ async fn consume(url: &str, into: &Mutex<Events>) -> Result<()> {
 }
 
 fn header(delivery: &Delivery, name: &str) -> Option<String> {
-    match delivery.properties.headers().as_ref()?.inner().get(name)? {
-        AMQPValue::LongString(text) => Some(text.to_string()),
-        _ => None,
-    }
+    let value = delivery.properties.headers().as_ref()?.inner().get(name)?;
+    if let AMQPValue::LongString(text) = value { Some(text.to_string()) } else { None }
 }
 
 fn read(delivery: &Delivery, into: &Mutex<Events>) -> Result<()> {
