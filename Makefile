@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick services test sim crash-matrix chaos load fuzz bench bench-transfer bends deny doc snap dist
+.PHONY: help demo fleet-demo build fmt lint check test-quick services test test-matrix sim crash-matrix chaos load fuzz bench bench-transfer bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -22,6 +22,11 @@ demo: ## Five drivers from files to signed packages, through five kinds of troub
 	$(CARGO) build --locked
 	@"$(TARGET)/debug/longshore" demo
 
+fleet-demo: services ## A fleet on RabbitMQ and Redis: 200 submissions while workers, broker and memory fail: SEED=n JOBS=n
+	@rm -rf "$(RUN)-fleet-demo" && mkdir -p "$(RUN)-fleet-demo/tmp"
+	@LONGSHORE_TEST_DIR="$(RUN)-fleet-demo" TMPDIR="$(RUN)-fleet-demo/tmp" REQUIRE_SERVICES=1 \
+	  $(CARGO) test --quiet --locked --test fleet_demo
+
 build: ## Build the program, optimised, as target/release/longshore
 	$(CARGO) build --release --locked
 
@@ -30,7 +35,7 @@ fmt: ## Format the code
 
 lint: ## Clippy over everything, warnings denied
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) clippy --test load --locked -- -D warnings
+	$(CARGO) clippy --test load --test fleet_demo --locked -- -D warnings
 
 check: ## Format, clippy, rustdoc, architecture and, where its target is installed, Windows
 	$(CARGO) fmt --check
@@ -46,13 +51,16 @@ check: ## Format, clippy, rustdoc, architecture and, where its target is install
 test-quick: ## The tests beside the code, before every commit
 	$(CARGO) test --locked --lib
 
-services: ## Install what the tests of the fleet need, where it is missing: RabbitMQ, Redis, a Python client
+services: ## Install what the tests of the fleet need, where it is missing: RabbitMQ, Redis, clients for Python and Node
 	@tests/servers/install
 
 test: services ## All tests but load run and benches, then the search for secrets in everything they wrote
 	@rm -rf "$(RUN)" && mkdir -p "$(RUN)/tmp"
 	$(IN_RUN) $(CARGO) test --locked
 	$(IN_RUN) LONGSHORE_SEARCH_SECRETS=1 $(CARGO) test --locked --test secrets -- --nocapture no_file_of_this_run
+
+test-matrix: services ## The fleet's tests on RabbitMQ 4.0, 4.3 and three nodes, Valkey 9, Redis 8 (by hand, as root): VERSION=4.0 SUITES="fleet ports"
+	@CARGO="$(CARGO)" tests/servers/matrix
 
 load: ## 200 submissions over 4 workers, a SIGKILL every 2 s, lost answers and 5xx: SEED=n JOBS=n (minutes)
 	@rm -rf "$(RUN)-load" && mkdir -p "$(RUN)-load/tmp"

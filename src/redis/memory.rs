@@ -40,7 +40,7 @@ impl Store {
     pub async fn waits_for_poll(&self, job: &JobKey) -> Result<(), Unavailable> {
         let mut call = self.inner.scripts.waits.prepare_invoke();
         call.key(self.polls(&job.account)).arg(job.to_string()).arg(millis(self.options().retention));
-        self.run(&mut call).await.map(|_: u8| ())
+        self.run("waits", &mut call).await.map(|_: u8| ())
     }
 
     /// As [`Memory::swap`], and writes what people are shown with it.
@@ -66,11 +66,13 @@ impl Store {
         for (name, value) in shown.fields(record) {
             call.arg(name).arg(value);
         }
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("swap", &mut call).await?;
         if answer.is_empty() {
             return Ok(Swapped::Done);
         }
-        read(&answer).map(|present| Swapped::Refused(Box::new(present)))
+        let present = read(&answer)?;
+        self.lived(present.birth.epoch);
+        Ok(Swapped::Refused(Box::new(present)))
     }
 }
 
@@ -78,8 +80,10 @@ impl Memory for Store {
     async fn load(&self, job: &JobKey) -> Result<Known, Unavailable> {
         let mut call = self.inner.scripts.load.prepare_invoke();
         call.key(self.born()).key(self.record(job));
-        let answer: Vec<String> = self.run(&mut call).await?;
-        read(&answer)
+        let answer: Vec<String> = self.run("load", &mut call).await?;
+        let known = read(&answer)?;
+        self.lived(known.birth.epoch);
+        Ok(known)
     }
 
     async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {

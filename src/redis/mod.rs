@@ -9,6 +9,7 @@
 //! this folder names the crate `redis`.
 
 mod canary;
+mod exam;
 mod link;
 mod listings;
 mod memory;
@@ -19,26 +20,33 @@ mod tokens;
 mod turns;
 mod view;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use ::redis::{FromRedisValue, ScriptInvocation};
 
 use crate::{
     clock::Shift,
     domain::{
+        claim::Epoch,
         ids::{AccountName, JobKey},
         quota::Limits,
     },
     engine::ports::Unavailable,
+    telemetry::FleetMetrics,
 };
 
-use self::{link::Link, scripts::Scripts};
 pub use self::{
+    exam::{Exam, Mark},
     link::{Address, Error, Node, Sentinel, Server, Tls},
     quota::Told,
     rates::Rates,
     view::{Shown, TicketFacts},
 };
+use self::{link::Link, scripts::Scripts};
 
 /// How the memory is set up.
 #[derive(Debug, Clone)]
@@ -67,6 +75,8 @@ pub struct Options {
     pub accounts: BTreeMap<AccountName, Scope>,
     /// Moves the clock, for tests.
     pub shift: Shift,
+    /// Where it is counted what happens here.
+    pub metrics: FleetMetrics,
 }
 
 /// An account's quota.
@@ -93,6 +103,7 @@ impl Default for Options {
             max_workers: 16,
             accounts: BTreeMap::new(),
             shift: Shift::default(),
+            metrics: FleetMetrics::default(),
         }
     }
 }
@@ -108,6 +119,8 @@ struct Inner {
     link: Link,
     scripts: Scripts,
     options: Options,
+    /// The life of the memory that was seen last.
+    epoch: Mutex<Option<Epoch>>,
 }
 
 impl Store {
@@ -116,8 +129,9 @@ impl Store {
     /// # Errors
     /// [`Error`] when the address or its certificates cannot be used.
     pub fn new(address: &Address, options: Options) -> Result<Self, Error> {
-        let link = Link::new(address, options.connect_timeout, options.response_timeout)?;
-        Ok(Self { inner: Arc::new(Inner { link, scripts: Scripts::new(), options }) })
+        let timeouts = (options.connect_timeout, options.response_timeout);
+        let link = Link::new(address, timeouts, options.metrics.clone())?;
+        Ok(Self { inner: Arc::new(Inner { link, scripts: Scripts::new(), options, epoch: Mutex::default() }) })
     }
 
     /// What the server says of itself, as far as it matters here.
@@ -141,13 +155,26 @@ impl Store {
     pub async fn born_clean(&self, only_missing: bool) -> Result<bool, Unavailable> {
         let mut call = self.inner.scripts.born_clean.prepare_invoke();
         call.key(self.born()).arg(if only_missing { "1" } else { "0" });
-        self.run(&mut call).await.map(|written: u8| written == 1)
+        self.run("born_clean", &mut call).await.map(|written: u8| written == 1)
     }
 
-    /// Runs a script; its last argument moves its clock.
-    async fn run<T: FromRedisValue>(&self, call: &mut ScriptInvocation<'_>) -> Result<T, Unavailable> {
+    /// Runs a script, which is counted by its name; its last argument moves its clock.
+    async fn run<T: FromRedisValue>(
+        &self,
+        name: &'static str,
+        call: &mut ScriptInvocation<'_>,
+    ) -> Result<T, Unavailable> {
         call.arg(self.options().shift.millis());
-        self.inner.link.run(call).await
+        self.inner.link.run(name, call).await
+    }
+
+    /// Notes the life that an answer came from.
+    fn lived(&self, epoch: Epoch) {
+        let before = self.inner.epoch.lock().unwrap_or_else(PoisonError::into_inner).replace(epoch);
+        if before.is_some_and(|before| before != epoch) {
+            tracing::warn!("the memory is in another life: it was emptied, started anew, or failed over");
+            self.options().metrics.epoch_changed();
+        }
     }
 
     fn options(&self) -> &Options {

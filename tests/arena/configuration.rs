@@ -28,13 +28,6 @@ pub(super) struct Files {
     pub(super) direct: Vec<PathBuf>,
 }
 
-/// The accounts: first those with markers.
-pub(super) fn accounts(options: &Options) -> Vec<Account> {
-    let marked = (1..=options.marked).map(|n| Account { name: format!("marked-{n}"), is_marked: true });
-    let plain = (1..=options.plain).map(|n| Account { name: format!("plain-{n}"), is_marked: false });
-    marked.chain(plain).collect()
-}
-
 fn secret_of(root: &Path, account: &Account) -> PathBuf {
     root.join(format!("{}.secret", account.name))
 }
@@ -100,7 +93,7 @@ pub(super) fn write(
         more = options.more,
     );
     for account in accounts.iter().filter(|account| account.is_marked) {
-        write!(own, "[accounts.{}.markers]\nproducts = true\n\n", account.name)?;
+        writeln!(own, "[accounts.{}.markers]\nproducts = true\n", account.name)?;
     }
     let file = |name: &str, text: &str| -> Result<PathBuf> {
         fs::write(root.join(name), text)?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -43,6 +44,8 @@ pub(crate) struct Ending {
     pub(crate) step: Option<String>,
     /// Things at the service that may be the job's own.
     pub(crate) candidates: Vec<String>,
+    /// Where the signed packages lie.
+    pub(crate) downloads: Vec<PathBuf>,
     /// Heard so often.
     pub(crate) copies: usize,
     /// Announced with two outcomes: what can happen when the memory is lost between an end and its acknowledgement.
@@ -55,6 +58,7 @@ struct Events {
     /// Events of one id, every copy.
     counts: BTreeMap<String, usize>,
     refused: Vec<String>,
+    started: BTreeSet<JobKey>,
 }
 
 /// What was heard.
@@ -106,6 +110,11 @@ impl Heard {
         self.ends(job).pop_last()
     }
 
+    /// Has a worker begun with it?
+    pub(crate) fn has_started(&self, job: &JobKey) -> bool {
+        self.events().started.contains(job)
+    }
+
     /// Different events, and all copies of them.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let events = self.events();
@@ -145,8 +154,8 @@ async fn consume(url: &str, into: &Mutex<Events>) -> Result<()> {
 }
 
 fn header(delivery: &Delivery, name: &str) -> Option<String> {
-    let value = delivery.properties.headers().as_ref()?.inner().get(name)?;
-    if let AMQPValue::LongString(text) = value { Some(text.to_string()) } else { None }
+    let AMQPValue::LongString(text) = delivery.properties.headers().as_ref()?.inner().get(name)? else { return None };
+    Some(text.to_string())
 }
 
 fn read(delivery: &Delivery, into: &Mutex<Events>) -> Result<()> {
@@ -158,11 +167,15 @@ fn read(delivery: &Delivery, into: &Mutex<Events>) -> Result<()> {
     if name == "refused" {
         events.refused.push(String::from_utf8_lossy(&delivery.data).into_owned());
     }
+    let account = AccountName::parse(source.trim_start_matches("/accounts/"))?;
+    let subject = text("ce-subject")?;
+    if name == "started" {
+        events.started.insert(JobKey { account: account.clone(), id: JobId::parse(&subject)? });
+    }
     if !["completed", "failed", "cancelled", "timed-out", "dead-lettered"].contains(&name.as_str()) {
         return Ok(());
     }
-    let account = AccountName::parse(source.trim_start_matches("/accounts/"))?;
-    let job = JobKey { account, id: JobId::parse(&text("ce-subject")?)? };
+    let job = JobKey { account, id: JobId::parse(&subject)? };
     let sequence = text("ce-sequence")?;
     let generation: u32 = sequence.split('.').next().unwrap_or_default().parse()?;
     let data: Value = serde_json::from_slice(&delivery.data)?;
@@ -177,6 +190,8 @@ fn read(delivery: &Delivery, into: &Mutex<Events>) -> Result<()> {
     ending.class = word("class");
     ending.step = word("step");
     ending.candidates = ids.map(str::to_owned).collect();
+    let files = data.get("downloads").and_then(Value::as_array).into_iter().flatten();
+    ending.downloads = files.filter_map(|file| file.get("path")?.as_str().map(PathBuf::from)).collect();
     ending.copies += 1;
     Ok(())
 }

@@ -49,10 +49,7 @@ pub(crate) struct Options {
     /// The folder below the run's.
     pub(crate) name: String,
     pub(crate) seed: u64,
-    /// Accounts whose products carry markers.
-    pub(crate) marked: usize,
-    /// Accounts whose products do not.
-    pub(crate) plain: usize,
+    pub(crate) accounts: Vec<Account>,
     /// Tickets at a time in one worker.
     pub(crate) concurrency: u32,
     pub(crate) lease: Duration,
@@ -68,8 +65,9 @@ impl Default for Options {
         Self {
             name: "arena".to_owned(),
             seed: 1,
-            marked: 2,
-            plain: 2,
+            accounts: [("marked-1", true), ("marked-2", true), ("plain-1", false), ("plain-2", false)]
+                .map(|(name, is_marked)| Account { name: name.to_owned(), is_marked })
+                .to_vec(),
             concurrency: 4,
             lease: Duration::from_secs(9),
             list_lag: Duration::from_millis(300),
@@ -128,7 +126,7 @@ impl Arena {
     /// Starts everything but workers.
     pub(crate) async fn start(mut broker: Broker, options: Options) -> Result<Self> {
         let root = run_folder::folder(&options.name)?;
-        let accounts = configuration::accounts(&options);
+        let accounts = options.accounts.clone();
         let sandbox = Sandbox::start(configuration::sandbox(&root, &options, &accounts)?).await?;
         let memory = tokio::task::block_in_place(|| Memory::start(&root.join("memory"), options.has_sentinel));
         let proxy = Proxy::start(broker.server.port).await?;

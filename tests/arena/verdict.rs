@@ -6,6 +6,7 @@ use anyhow::Result;
 use longshore::{
     clock,
     domain::{event::Class, ids::JobKey},
+    package::verify::verify,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +23,8 @@ pub(crate) struct Verdict {
     pub(crate) jobs: usize,
     /// Jobs without an end, or whose end is not the completion that they must come to.
     pub(crate) lost: Vec<String>,
+    /// Jobs whose one signed package fits to what was submitted.
+    pub(crate) verified: usize,
     /// Calls that took effect twice.
     pub(crate) doubled: Vec<String>,
     /// What else does not hold.
@@ -186,6 +189,15 @@ impl Arena {
         if ends.values().next_back().is_none_or(|end| end.name != "completed") {
             let last = ends.values().next_back().map_or("no end", |end| end.name.as_str());
             verdict.lost.push(format!("{key}: {last}"));
+        }
+        if let Some(end) = ends.values().next_back().filter(|end| end.name == "completed") {
+            let [file] = end.downloads.as_slice() else {
+                return verdict.broken.push(format!("{key}: {} downloads", end.downloads.len()));
+            };
+            match verify(file, Some(&job.cabinet)) {
+                Ok(_) => verdict.verified += 1,
+                Err(failure) => verdict.broken.push(format!("{key}: {failure}")),
+            }
         }
         let correlation = key.correlation_id().0.to_string();
         let effects = service.get("by_correlation").and_then(|all| all.get(&correlation));

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
+mod arguments;
+mod cluster;
+mod limits;
 mod place;
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;
@@ -9,3 +12,7 @@ mod run_folder;
 #[allow(dead_code, unreachable_pub, clippy::print_stderr, missing_docs, reason = "shared with other targets")]
 mod servers;
 mod topology;
+mod versions;
+#[path = "../it/world.rs"]
+#[allow(dead_code, reason = "shared with the tests of the program")]
+mod world;
