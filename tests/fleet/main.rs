@@ -14,5 +14,5 @@ mod servers;
 mod topology;
 mod versions;
 #[path = "../it/world.rs"]
-#[allow(dead_code, reason = "shared with the tests of the program")]
+#[allow(dead_code, clippy::indexing_slicing, reason = "shared with the tests of the program")]
 mod world;
