@@ -276,7 +276,7 @@ impl Memory for SimHome {
             .in_memory("swap", |state| {
                 let present = Self::load_from(state, job);
                 if present.birth.epoch != epoch || present.version != version {
-                    return Err(present);
+                    return Err(Box::new(present));
                 }
                 let next = state.next_version;
                 state.next_version += 1;
@@ -295,7 +295,7 @@ impl Memory for SimHome {
             Err(present) => {
                 known.held.remove(job);
                 known.birth = Some(present.birth);
-                Swapped::Refused(Box::new(present))
+                Swapped::Refused(present)
             }
         })
     }
