@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint check test-quick services test sim crash-matrix load fuzz bench bench-transfer crash-table celery bends deny doc snap dist
+.PHONY: help demo fleet-demo build fmt lint check test-quick services test test-matrix sim crash-matrix chaos load fuzz bench bench-transfer crash-table celery bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -24,6 +24,11 @@ demo: ## Five drivers from files to signed packages, through five kinds of troub
 	$(CARGO) build --locked
 	@"$(TARGET)/debug/longshore" demo
 
+fleet-demo: services ## A fleet on RabbitMQ and Redis: 200 submissions while workers, broker and memory fail: SEED=n JOBS=n
+	@rm -rf "$(RUN)-fleet-demo" && mkdir -p "$(RUN)-fleet-demo/tmp"
+	@LONGSHORE_TEST_DIR="$(RUN)-fleet-demo" TMPDIR="$(RUN)-fleet-demo/tmp" REQUIRE_SERVICES=1 \
+	  $(CARGO) test --quiet --locked --test fleet_demo
+
 build: ## Build the program, optimised, as target/release/longshore
 	$(CARGO) build --release --locked
 
@@ -32,7 +37,7 @@ fmt: ## Format the code
 
 lint: ## Clippy over everything, warnings denied
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) clippy --test load --locked -- -D warnings
+	$(CARGO) clippy --test load --test fleet_demo --locked -- -D warnings
 
 check: ## Format, clippy, rustdoc, architecture and, where its target is installed, Windows
 	$(CARGO) fmt --check
@@ -48,13 +53,16 @@ check: ## Format, clippy, rustdoc, architecture and, where its target is install
 test-quick: ## The tests beside the code, before every commit
 	$(CARGO) test --locked --lib
 
-services: ## Install what the tests of the fleet need, where it is missing: RabbitMQ, Redis, a Python client
+services: ## Install what the tests of the fleet need, where it is missing: RabbitMQ, Redis, clients for Python and Node
 	@tests/servers/install
 
 test: services ## All tests but load run and benches, then the search for secrets in everything they wrote
 	@rm -rf "$(RUN)" && mkdir -p "$(RUN)/tmp"
 	$(IN_RUN) $(CARGO) test --locked
 	$(IN_RUN) LONGSHORE_SEARCH_SECRETS=1 $(CARGO) test --locked --test secrets -- --nocapture no_file_of_this_run
+
+test-matrix: services ## The fleet's tests on RabbitMQ 4.0, 4.3 and three nodes, Valkey 9, Redis 8 (by hand, as root): VERSION=4.0 SUITES="fleet ports"
+	@CARGO="$(CARGO)" tests/servers/matrix
 
 load: ## 200 submissions over 4 workers, a SIGKILL every 2 s, lost answers and 5xx: SEED=n JOBS=n (minutes)
 	@rm -rf "$(RUN)-load" && mkdir -p "$(RUN)-load/tmp"
@@ -66,6 +74,12 @@ sim: ## Seeds of faults against the real engine: SEEDS=n FIRST=m TRACE=1
 crash-matrix: ## Kill a worker at every named point of every step, and let another go on: CRASH_CELLS=all|quarter|NAME CRASH_JOBS=n
 	@mkdir -p "$(RUN)/tmp"
 	CRASH_CELLS="$${CRASH_CELLS:-all}" $(IN_RUN) $(CARGO) test --locked --test crash -- --nocapture
+
+chaos: services ## The fleet under fire, a pair of faults a round, for MINUTES=n: SEED=m PAIR=FAULT/SERVICE
+	@rm -rf "$(RUN)-chaos" && mkdir -p "$(RUN)-chaos/tmp"
+	CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(SEED)" CHAOS_PAIR="$(PAIR)" RUST_BACKTRACE=0 \
+	  LONGSHORE_TEST_DIR="$(RUN)-chaos" TMPDIR="$(RUN)-chaos/tmp" \
+	  $(CARGO) test --locked --test chaos -- --ignored --nocapture --exact chaos_goes_on_for_as_long_as_asked
 
 fuzz: ## Every decoder under a fuzzer, where a nightly toolchain and cargo-fuzz are there: FUZZ_SECONDS=n for each
 	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \

@@ -120,6 +120,7 @@ impl Proof<'_> {
         if receivers == Receivers::WorkersOrUs {
             self.man(&mut flying).await?;
         }
+        self.leave_full_waits(&mut flying).await?;
         for canary in flying.iter_mut().filter(|canary| canary.outcome.is_none()) {
             canary.outcome = match self.visit.release(canary.way, &canary.id).await? {
                 Found::Well => None,
@@ -142,6 +143,19 @@ impl Proof<'_> {
             flights.push(Flight::new(canary.way, outcome));
         }
         Ok(flights)
+    }
+
+    /// A longer wait is proven only where nothing lies before the canary: it would wait for that.
+    async fn leave_full_waits(&self, flying: &mut [Flying]) -> Result<(), Unavailable> {
+        for canary in flying.iter_mut().filter(|canary| matches!(canary.way.1, Way::LongWait(_))) {
+            let Some(queue) = canary.way.1.waits_in(self.names) else { continue };
+            canary.outcome = match self.visit.depth(&queue).await? {
+                Ok(Depth { messages: 0, .. }) | Err(Found::Well | Found::Differs(_) | Found::Forbidden) => None,
+                Ok(Depth { messages, .. }) => Some(Outcome::Unknown(format!("{messages} wait before it in {queue}"))),
+                Err(Found::Missing) => Some(Outcome::Lost(format!("queue {queue} is missing"))),
+            };
+        }
+        Ok(())
     }
 
     /// Stands in where a lane has no consumer, and says of which lanes nothing can be known.

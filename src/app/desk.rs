@@ -1,8 +1,8 @@
 //! Calls for a person, outside any job, within the account's rate: reads, but for the one write that changes nothing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::App;
+use super::{App, Fleet, Parts};
 use crate::{
     clock,
     domain::{
@@ -16,8 +16,9 @@ use crate::{
     embedded,
     engine::{
         lesson::{self, Lesson},
-        ports::{CallIds, Quota as _, Service as _, SignIn, Token, Unavailable},
+        ports::{CallIds, Quota, Service as _, SignIn, Token, Unavailable},
     },
+    fleet,
 };
 
 /// The longest wait for a permit before the caller is told to come again.
@@ -60,24 +61,43 @@ impl From<Unavailable> for DeskError {
     }
 }
 
+/// Who keeps the account's rate.
+#[derive(Debug)]
+enum Rate {
+    /// The embedded home, asked by a worker that takes no jobs.
+    File(Box<embedded::Worker>),
+    /// The fleet's memory, and this process's share of it while that is silent.
+    Fleet(Arc<fleet::Fleet>),
+}
+
 /// One person's calls: they share a correlation id.
 #[derive(Debug)]
 pub struct Desk<'a> {
-    app: &'a App,
-    quota: embedded::Worker,
+    parts: &'a Parts,
+    rate: Rate,
     account: AccountName,
     correlation: CorrelationId,
     token: Option<Token>,
 }
 
 impl<'a> Desk<'a> {
-    /// A desk for this account. It takes no jobs.
+    /// A desk for this account, at the rate that the file keeps. It takes no jobs.
     ///
     /// # Errors
     /// [`DeskError::Home`].
-    pub fn open(app: &'a App, account: AccountName) -> Result<Self, DeskError> {
-        let quota = app.home.worker_of(&std::collections::BTreeSet::new())?;
-        Ok(Self { app, quota, account, correlation: CorrelationId(clock::uuid_v4()), token: None })
+    pub fn alone(app: &'a App, account: AccountName) -> Result<Self, DeskError> {
+        let worker = app.home.worker_of(&std::collections::BTreeSet::new())?;
+        Ok(Self::new(app, Rate::File(Box::new(worker)), account))
+    }
+
+    /// A desk for this account, at the rate that the fleet shares.
+    #[must_use]
+    pub fn in_the_fleet(fleet: &'a Fleet, account: AccountName) -> Self {
+        Self::new(fleet, Rate::Fleet(fleet.home()), account)
+    }
+
+    fn new(parts: &'a Parts, rate: Rate, account: AccountName) -> Self {
+        Self { parts, rate, account, correlation: CorrelationId(clock::uuid_v4()), token: None }
     }
 
     /// What names these calls to Microsoft's support.
@@ -98,15 +118,15 @@ impl<'a> Desk<'a> {
             // The token first: it may take a while, and a permit is for now.
             let token = match self.token.take() {
                 Some(token) => token,
-                None => self.app.service.sign_in(&self.account).await?,
+                None => self.parts.service.sign_in(&self.account).await?,
             };
             self.permit().await?;
-            let answer = self.app.service.ask(request, &token, ids).await;
+            let answer = self.parts.service.ask(request, &token, ids).await;
             let lesson = self.teach(&answer).await;
             match answer {
                 Err(Failure::Unauthorized(_)) if !is_renewed => {
                     is_renewed = true;
-                    self.token = Some(self.app.service.renew(&self.account, &token).await?);
+                    self.token = Some(self.parts.service.renew(&self.account, &token).await?);
                 }
                 Err(Failure::Throttled(Pause { retry_after, mut cause })) => {
                     let pause = retry_after.unwrap_or(self.default_pause());
@@ -123,11 +143,16 @@ impl<'a> Desk<'a> {
     }
 
     fn default_pause(&self) -> Duration {
-        self.app.loaded.settings.quota.default_pause
+        self.parts.loaded.settings.quota.default_pause
     }
 
     async fn teach(&self, answer: &Result<Answer, Failure>) -> Lesson {
-        lesson::teach(&self.quota, &self.account, answer, self.default_pause()).await.unwrap_or_else(|down| {
+        let (account, pause) = (&self.account, self.default_pause());
+        let taught = match &self.rate {
+            Rate::File(worker) => lesson::teach(&**worker, account, answer, pause).await,
+            Rate::Fleet(home) => lesson::teach(&**home, account, answer, pause).await,
+        };
+        taught.unwrap_or_else(|down| {
             tracing::warn!(%down, "the quota could not be told of an answer");
             Lesson::default()
         })
@@ -135,14 +160,21 @@ impl<'a> Desk<'a> {
 
     /// A permit of the class that waits behind writes and looks. Says on stderr when it takes a while.
     async fn permit(&self) -> Result<(), DeskError> {
+        match &self.rate {
+            Rate::File(worker) => self.permit_of(&**worker).await,
+            Rate::Fleet(home) => self.permit_of(&**home).await,
+        }
+    }
+
+    async fn permit_of<Q: Quota>(&self, quota: &Q) -> Result<(), DeskError> {
         let begun = clock::monotonic();
         for refusals in 0_u32.. {
-            let admission = self.quota.permit(&self.account, QuotaClass::Poll, refusals, clock::chance()).await;
+            let admission = quota.permit(&self.account, QuotaClass::Poll, refusals, clock::chance()).await;
             let (until, is_pause) = match admission? {
                 Admission::Granted { at } => {
                     tokio::time::sleep(at.since(clock::moment())).await;
                     // Another process may have been told to pause meanwhile.
-                    match self.quota.paused_until(&self.account).await? {
+                    match quota.paused_until(&self.account).await? {
                         until if until > clock::moment() => (until, true),
                         _ => return Ok(()),
                     }

@@ -16,8 +16,9 @@ use crate::{
     domain::step::Kind,
     engine::{admission::Producers, ports::Unavailable},
     fleet::Fleet as Home,
-    rabbitmq::{self, Rabbit, topology},
+    rabbitmq::{self, Rabbit, management::Management, topology},
     redis::{self, Address, Sentinel, Store, Tls},
+    telemetry::{FleetMetrics, Metrics},
 };
 
 /// Everything one process of the fleet is built from.
@@ -49,9 +50,11 @@ impl Fleet {
         let kinds = if only.is_empty() { kinds(told) } else { only.clone() };
         let at_once = u16::try_from(told.worker.concurrency).unwrap_or(u16::MAX);
         let lanes = kinds.iter().map(|kind| (*kind, at_once)).collect();
-        let broker = Rabbit::new(rabbitmq::Options { lanes, ..broker(told, &servers)? });
-        let memory = memory(told, &servers)?;
-        let parts = Parts::new(loaded, Shelf::fleet(memory.clone()))?;
+        let metrics = Metrics::of_fleet().map_err(|error| Error::Metrics(error.to_string()))?;
+        let broker = rabbitmq::Options { lanes, metrics: metrics.fleet().clone(), ..broker(told, &servers)? };
+        let broker = Rabbit::new(broker);
+        let memory = memory(told, &servers, metrics.fleet().clone())?;
+        let parts = Parts::new(loaded, Shelf::fleet(memory.clone()), metrics)?;
         Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds, trouble: Mutex::default() })
     }
 
@@ -61,7 +64,9 @@ impl Fleet {
     /// As [`Fleet::new`].
     pub fn client(loaded: Loaded) -> Result<Self, Error> {
         let (broker, memory) = office(&loaded)?;
-        let parts = Parts::new(loaded, Shelf::fleet(memory.clone()))?;
+        // Nobody scrapes who hands in and looks.
+        let metrics = Metrics::new().map_err(|error| Error::Metrics(error.to_string()))?;
+        let parts = Parts::new(loaded, Shelf::fleet(memory.clone()), metrics)?;
         Ok(Self { parts, home: Arc::new(Home::new(broker, memory)), kinds: BTreeSet::new(), trouble: Mutex::default() })
     }
 
@@ -81,6 +86,10 @@ impl Fleet {
             done
         };
         futures_util::future::join(work, self.supervise(&hang_up)).await.0
+    }
+
+    pub(super) fn home(&self) -> Arc<Home> {
+        Arc::clone(&self.home)
     }
 
     /// The broker.
@@ -169,7 +178,21 @@ fn evicts(server: &redis::Server) -> Option<String> {
 /// [`Error`] names the setting or reference.
 pub fn office(loaded: &Loaded) -> Result<(Rabbit, Store), Error> {
     let servers = servers(&loaded.settings)?;
-    Ok((Rabbit::new(broker(&loaded.settings, &servers)?), memory(&loaded.settings, &servers)?))
+    Ok((Rabbit::new(broker(&loaded.settings, &servers)?), memory(&loaded.settings, &servers, FleetMetrics::default())?))
+}
+
+/// The broker's management API, for who compares.
+///
+/// # Errors
+/// [`Error`] names the setting or reference.
+pub fn management(loaded: &Loaded, broker: &Rabbit, reference: &SecretReference) -> Result<Management, Error> {
+    let told = &loaded.settings;
+    let url = reference.resolve("topology.management_url")?;
+    let vhost = broker.vhost().filter(|vhost| !vhost.is_empty()).unwrap_or_else(|| "/".to_owned());
+    let mut options = settings::http(told);
+    // It stands beside the broker, and shows the same authority's certificate.
+    options.ca_file = told.rabbitmq.ca_file.clone().or(options.ca_file);
+    Ok(Management::new(&url, &vhost, &options)?)
 }
 
 fn servers(told: &Settings) -> Result<Servers, Error> {
@@ -197,19 +220,26 @@ fn broker(told: &Settings, servers: &Servers) -> Result<rabbitmq::Options, Error
     })
 }
 
-fn memory(told: &Settings, servers: &Servers) -> Result<Store, Error> {
+fn memory(told: &Settings, servers: &Servers, metrics: FleetMetrics) -> Result<Store, Error> {
     let redis = &told.redis;
     let identity = identity("redis", redis.certificate.as_ref(), redis.key.as_ref())?;
     let nodes = redis.sentinels.iter().map(|at| redis::Node { host: at.host.clone(), port: at.port });
+    let password = redis.sentinel_password.as_ref();
+    let password = password.map(|reference| reference.resolve("redis.sentinel_password")).transpose()?;
     let address = Address {
         url: servers.store.clone(),
-        sentinel: redis.sentinel_master.clone().map(|master| Sentinel { master, nodes: nodes.collect() }),
+        sentinel: redis.sentinel_master.clone().map(|master| Sentinel {
+            master,
+            nodes: nodes.collect(),
+            user: redis.sentinel_user.clone(),
+            password,
+        }),
         tls: Tls {
             ca: authorities("redis.ca_file", redis.ca_file.as_ref())?.map(String::into_bytes),
             identity: identity.map(|(certificate, key)| (certificate.expose_secret().as_bytes().to_vec(), key)),
         },
     };
-    Ok(Store::new(&address, settings::memory(told))?)
+    Ok(Store::new(&address, redis::Options { metrics, ..settings::memory(told) })?)
 }
 
 fn authorities(key: &'static str, file: Option<&PathBuf>) -> Result<Option<String>, Error> {

@@ -31,14 +31,14 @@ use crate::{
     embedded::{self, Embedded},
     engine::{
         self, drain, ports,
-        tally::{Happened, Sighted},
+        tally::{Cause, Found, Happened, Sighted},
         worker,
     },
     http,
     identity::{Cache, SystemClock, TokenEndpoint},
     partner_center::hardware,
-    redis,
-    telemetry::{Health, LookOutcome, Metrics},
+    rabbitmq, redis,
+    telemetry::{ClaimOutcome, Health, LookOutcome, Metrics, WaitCause},
 };
 
 /// Why the parts cannot be put together.
@@ -78,11 +78,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The broker's management API.
+    #[error(transparent)]
+    Management(#[from] rabbitmq::management::Error),
     /// What was asked for needs the fleet's servers.
     #[error("home.broker and home.store name no servers: this is for a fleet")]
     NotFleet,
-    /// What was asked for is there on the embedded home only.
-    #[error("this works on the embedded home only so far, and home.broker names a server")]
+    /// What was asked for needs the embedded home.
+    #[error("this needs the embedded home, and home.broker names a server")]
     NotEmbedded,
 }
 
@@ -103,9 +106,8 @@ pub struct Parts {
 
 impl Parts {
     /// Builds every adapter but the home, its tokens on this shelf. Calls nobody.
-    fn new(loaded: Loaded, shelf: Shelf) -> Result<Self, Error> {
+    fn new(loaded: Loaded, shelf: Shelf, metrics: Metrics) -> Result<Self, Error> {
         let told = Arc::new(loaded.settings.clone());
-        let metrics = Metrics::new().map_err(|error| Error::Metrics(error.to_string()))?;
         let client = http::client(&settings::http(&told))?;
         let endpoint = TokenEndpoint::new(client.clone(), told.identity.response_timeout);
         let endpoint = endpoint.with(settings::identity(&told));
@@ -173,7 +175,8 @@ impl App {
             return Err(Error::NotEmbedded);
         }
         let home = Embedded::open(settings::home(&loaded))?;
-        let parts = Parts::new(loaded, Shelf::new(home.clone()))?;
+        let metrics = Metrics::new().map_err(|error| Error::Metrics(error.to_string()))?;
+        let parts = Parts::new(loaded, Shelf::new(home.clone()), metrics)?;
         Ok(Self { parts, home })
     }
 
@@ -281,6 +284,25 @@ impl<H: ports::Home> ports::Ports for Outside<H> {
             Happened::JobEnded(kind, end) => metrics.job_ended(kind, end),
             Happened::Refused(class) => metrics.refused(class),
             Happened::Parked => metrics.ticket_parked(),
+            Happened::Waits(cause) => metrics.waits(match cause {
+                Cause::Busy => WaitCause::Busy,
+                Cause::Permit => WaitCause::Permit,
+                Cause::Gate => WaitCause::Gate,
+                Cause::Turn => WaitCause::Turn,
+                Cause::Look => WaitCause::Look,
+                Cause::NextTurn => WaitCause::NextTurn,
+                Cause::Account => WaitCause::Account,
+                Cause::SignIn => WaitCause::SignIn,
+                Cause::MemoryDown => WaitCause::MemoryDown,
+            }),
+            Happened::Claimed(found) => metrics.claimed(match found {
+                Found::Taken => ClaimOutcome::Taken,
+                Found::Stale => ClaimOutcome::Stale,
+                Found::Busy => ClaimOutcome::Busy,
+                Found::Ended => ClaimOutcome::Ended,
+                Found::OtherContent => ClaimOutcome::OtherContent,
+            }),
+            Happened::Suspect => metrics.claimed_suspect(),
             Happened::TakenOver => metrics.taken_over(),
             Happened::Stuck(step) => metrics.stuck(step),
             Happened::Announced(events) => metrics.events_published(events),

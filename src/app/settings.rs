@@ -77,10 +77,24 @@ pub fn engine(settings: &config::Settings) -> engine::Settings {
             control: waits.parks.control,
         },
         markers: engine::Markers { products: markers.products, submissions: markers.submissions },
+        account_markers: settings
+            .accounts
+            .iter()
+            .filter_map(|(name, of)| Some((name.clone(), own(of, markers)?)))
+            .collect(),
         clock_tolerance: engine::Tolerance(memory.clock_tolerance),
         handler: engine::HandlerTime(worker.handler_deadline),
         admission: admission(settings),
     }
+}
+
+/// What an account says of markers itself.
+fn own(account: &Account, markers: &config::Markers) -> Option<engine::Markers> {
+    let own = account.markers.as_ref()?;
+    Some(engine::Markers {
+        products: own.products.unwrap_or(markers.products),
+        submissions: own.submissions.unwrap_or(markers.submissions),
+    })
 }
 
 /// What the embedded home is told.
@@ -315,6 +329,22 @@ mod tests {
             client_id = \"66666666-7777-4888-8999-aaaaaaaaaaaa\"\ncredential = { secret = \"env:NONE\" }\n";
         std::fs::write(&file, format!("{}{account}", config::SANDBOX)).unwrap();
         config::load_in(&config::Surroundings::default(), &[file]).unwrap()
+    }
+
+    #[test]
+    fn an_account_says_for_itself_which_of_its_names_carry_markers() {
+        let mut loaded = overlaid();
+        let contoso = loaded.settings.accounts.keys().next().unwrap().clone();
+        let markers = |loaded: &Loaded| {
+            let engine::Markers { products, submissions } = engine(&loaded.settings).markers_of(&contoso);
+            (products, submissions)
+        };
+        assert_eq!(markers(&loaded), (false, true));
+        loaded.settings.markers.submissions = false;
+        assert_eq!(markers(&loaded), (false, false));
+        let account = loaded.settings.accounts.get_mut(&contoso).unwrap();
+        account.markers = Some(config::AccountMarkers { products: Some(true), submissions: None });
+        assert_eq!(markers(&loaded), (true, false));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What people are shown of jobs, whatever home there is.
 
+use std::collections::BTreeMap;
+
 use super::{App, Fleet};
 use crate::{
     domain::{
-        ids::{JobId, JobKey},
+        ids::{AccountName, JobId, JobKey, ProductId},
         view::{JobFilter, JobSummary, JobView},
     },
     embedded::{self, Embedded},
@@ -64,6 +66,18 @@ impl Views<'_> {
             Self::File(home) => home.job(job).await?,
             Self::Fleet(memory) => memory.job(job).await?,
         })
+    }
+
+    /// The jobs that made or adopted these products, by the products' ids, as far as they are remembered.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn makers(&self, account: &AccountName, products: &[ProductId]) -> Result<BTreeMap<u64, JobKey>, Error> {
+        let made = match self {
+            Self::File(home) => home.owned(account).await?,
+            Self::Fleet(memory) => memory.owners(account, products).await?,
+        };
+        Ok(made.into_iter().map(|(product, job)| (product.get(), job)).collect())
     }
 
     /// The jobs of this id, of whatever accounts.

@@ -10,7 +10,7 @@ use super::{
     stop::{Outcome, Stop},
     text::Put as _,
 };
-use crate::{app::App, clock, domain::ids::AccountName, engine::ports::SignIn};
+use crate::{app::Parts, clock, domain::ids::AccountName, engine::ports::SignIn};
 
 /// Tests the sign-in of accounts.
 ///
@@ -46,20 +46,21 @@ pub(super) struct Tested {
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
+    let home = context.reach()?;
+    let parts = home.parts();
     let Verb::Test(wish) = arguments.verb;
     let names = if wish.accounts.is_empty() {
-        app.loaded.settings.accounts.keys().cloned().collect()
+        parts.loaded.settings.accounts.keys().cloned().collect()
     } else {
-        wish.accounts.iter().map(|name| account(&app.loaded, Some(name))).collect::<Result<Vec<_>, _>>()?
+        wish.accounts.iter().map(|name| account(&parts.loaded, Some(name))).collect::<Result<Vec<_>, _>>()?
     };
     if names.is_empty() {
-        return Err(Stop::input(unknown_account(&app.loaded, "")));
+        return Err(Stop::input(unknown_account(&parts.loaded, "")));
     }
     let mut worst = Exit::Done;
     let mut rows = Vec::new();
     for name in names {
-        let tested = test(&app, &name).await;
+        let tested = test(parts, &name).await;
         if tested.exit != Exit::Done {
             worst = if worst == Exit::SignIn { worst } else { tested.exit };
         }
@@ -95,9 +96,9 @@ fn row(tested: &Tested) -> Value {
 }
 
 /// Signs in, or says why not.
-pub(super) async fn test(app: &App, name: &AccountName) -> Tested {
+pub(super) async fn test(parts: &Parts, name: &AccountName) -> Tested {
     let account = name.clone();
-    match app.service.test(name).await {
+    match parts.service.test(name).await {
         Ok((token, _)) => {
             let left = token.expires_at.since(clock::moment());
             let text = format!("token for {}", duration(left));

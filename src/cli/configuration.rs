@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{
     context::Context,
-    doctor,
     exit::Exit,
+    finding,
     output::{Form, Mark, Problem},
     stop::{Outcome, Stop},
     text::Put as _,
@@ -63,7 +63,7 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Outcome {
             let files: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
             if context.form() == Form::Table {
                 let files = if files.is_empty() { "no file: the defaults".to_owned() } else { files.join(", ") };
-                let accounts = doctor::counted(loaded.settings.accounts.len(), "account");
+                let accounts = finding::counted(loaded.settings.accounts.len(), "account");
                 let mut text = format!("{files} · {accounts} · no mistakes");
                 if let Some(origin) = worker::shortened(&loaded) {
                     text.put(format_args!(" · waits are shortened by {origin}: for the sandbox only"));

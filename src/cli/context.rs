@@ -9,7 +9,11 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    app::{App, Fleet, Parts, views::Views},
+    app::{
+        App, Fleet, Parts,
+        desk::{Desk, DeskError},
+        views::Views,
+    },
     config::{self, Loaded, nearest},
     domain::ids::AccountName,
     telemetry,
@@ -29,6 +33,14 @@ impl Reached {
         match self {
             Self::Embedded(app) => Views::from(&**app),
             Self::Fleet(fleet) => Views::from(&**fleet),
+        }
+    }
+
+    /// Calls for a person, within the account's rate.
+    pub(super) fn desk(&self, account: AccountName) -> Result<Desk<'_>, DeskError> {
+        match self {
+            Self::Embedded(app) => Desk::alone(app, account),
+            Self::Fleet(fleet) => Ok(Desk::in_the_fleet(fleet, account)),
         }
     }
 
@@ -90,18 +102,13 @@ impl Context {
         Ok(loaded)
     }
 
-    /// The home that the configuration names, for who hands in.
+    /// The home that the configuration names, opened.
     pub(super) fn reach(&self) -> Result<Reached, Stop> {
         let loaded = self.load_quietly()?;
         if loaded.settings.is_fleet() {
             return Ok(Reached::Fleet(Box::new(Fleet::client(loaded)?)));
         }
         Ok(Reached::Embedded(Box::new(App::open(loaded)?)))
-    }
-
-    /// Everything a command works with, opened.
-    pub(super) fn open(&self) -> Result<App, Stop> {
-        Ok(App::open(self.load_quietly()?)?)
     }
 
     /// Rows on stderr, moving where it is a terminal.

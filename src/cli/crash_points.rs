@@ -29,14 +29,15 @@ pub(super) fn run(context: &mut Context, Arguments {}: Arguments) -> Outcome {
     let listed: Vec<BTreeMap<&str, String>> = names
         .map(|(name, step, edge)| [("name", name), ("step", step.to_owned()), ("edge", edge.to_owned())].into())
         .collect();
+    let fleet: Vec<&str> = crash::arrows().into_iter().map(crash::Arrow::name).collect();
     match context.out.form {
         Form::Table => {
-            let lines: String =
-                listed.iter().filter_map(|point| point.get("name")).flat_map(|name| [name, "\n"]).collect();
+            let names = listed.iter().filter_map(|point| point.get("name")).map(String::as_str);
+            let lines: String = names.chain(fleet).flat_map(|name| [name, "\n"]).collect();
             context.out.text(&lines)?;
         }
         Form::Json => {
-            let document: Value = json!({ "variable": crash::VARIABLE, "points": listed });
+            let document: Value = json!({ "variable": crash::VARIABLE, "points": listed, "fleet": fleet });
             context.out.document(&document)?;
         }
         Form::Ndjson => {

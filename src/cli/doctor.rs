@@ -7,19 +7,16 @@ use serde_json::{Value, json};
 
 use super::{
     auth,
-    context::Context,
+    context::{Context, Reached},
     exit::Exit,
-    output::{Form, Mark, Paint, Style, duration, size},
+    finding::{Finding, counted, screen},
+    fleet,
+    output::{Form, duration, size},
     stop::{Outcome, Stop},
-    text::Put as _,
     try_write, worker,
 };
 use crate::{
-    app::{
-        App,
-        desk::{Desk, DeskError},
-        settings,
-    },
+    app::{App, Parts, desk::DeskError, settings},
     clock,
     domain::{
         failure::{Failure, Kind},
@@ -31,20 +28,15 @@ use crate::{
     http,
 };
 
-/// How far clocks may differ before it is told.
-const CLOCKS: i64 = 60;
-
-/// Columns before the text of a finding: its label, its mark, and a blank behind each.
-const INDENT: usize = 18;
-
-/// Looks at configuration, network, clock, sign-in, roles, quota and home; every finding has a next step.
+/// Looks at configuration, network, clock, sign-in, roles, quota and home; whatever is wrong has a next step.
 ///
-/// Reads one page of products with each account, and writes nothing. Exit 0 when all is well, else the code of the worst finding.
+/// Reads one page of products with each account, and writes nothing there. In a fleet it looks at the broker, at what the user may do
+/// there, at its lanes, and at the memory, and sends a canary to each return lane. Exit 0 when all is well, else the code of the worst finding.
 ///
 /// Example: longshore doctor
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// An older copy of the home's file was put back: forget what it believes to know, so that every job looks first
+    /// An older copy of the home's file, or of the broker's messages, was put back: every job under way looks first
     #[arg(long)]
     restored: bool,
     /// See, too, whether each account may probably write: asks to commit a submission that does not exist, which changes nothing
@@ -52,40 +44,29 @@ pub(super) struct Arguments {
     try_write: bool,
 }
 
-/// One finding.
-pub(super) struct Finding {
-    what: &'static str,
-    exit: Exit,
-    is_known: bool,
-    text: String,
-    next: Option<String>,
-}
-
-impl Finding {
-    pub(super) fn good(what: &'static str, text: impl Into<String>) -> Self {
-        Self { what, exit: Exit::Done, is_known: true, text: text.into(), next: None }
-    }
-
-    pub(super) fn bad(what: &'static str, exit: Exit, text: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { what, exit, is_known: true, text: text.into(), next: Some(next.into()) }
-    }
-
-    pub(super) fn open(what: &'static str, text: impl Into<String>) -> Self {
-        Self { is_known: false, ..Self::good(what, text) }
-    }
-}
-
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
+    let home = context.reach()?;
     if arguments.restored {
-        return restored(context, &app).await;
+        return match &home {
+            Reached::Embedded(app) => restored(context, app).await,
+            Reached::Fleet(fleet) => fleet::doctor::restored(context, fleet).await,
+        };
     }
-    let mut findings = vec![configuration(&app)];
-    findings.extend(network(&app).await);
-    for name in app.loaded.settings.accounts.keys() {
-        findings.extend(account(&app, name, arguments.try_write).await);
+    let parts = home.parts();
+    let mut findings = vec![configuration(parts)];
+    findings.extend(network(parts).await);
+    let mut is_rate_shared = true;
+    if let Reached::Fleet(fleet) = &home {
+        let servers = fleet::doctor::look(context, fleet).await;
+        findings.extend(servers.findings);
+        is_rate_shared = servers.is_memory_there;
     }
-    findings.push(home(&app).await?);
+    for name in parts.loaded.settings.accounts.keys() {
+        findings.extend(account(&home, name, arguments.try_write, is_rate_shared).await);
+    }
+    if let Reached::Embedded(app) = &home {
+        findings.push(in_the_file(app).await?);
+    }
     tell(context, &findings)?;
     Ok(findings.iter().map(|finding| finding.exit).max().unwrap_or(Exit::Done))
 }
@@ -100,12 +81,7 @@ async fn restored(context: &mut Context, app: &App) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// `1 job`, `2 jobs`.
-pub(super) fn counted(count: usize, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
-}
-
-fn configuration(app: &App) -> Finding {
+fn configuration(app: &Parts) -> Finding {
     let files: Vec<String> = app.loaded.files.iter().map(|file| file.display().to_string()).collect();
     let files = if files.is_empty() { "no file".to_owned() } else { files.join(", ") };
     let accounts = app.loaded.settings.accounts.len();
@@ -121,7 +97,7 @@ fn configuration(app: &App) -> Finding {
 }
 
 /// Proxy and names, for every host that is called.
-async fn network(app: &App) -> Vec<Finding> {
+async fn network(app: &Parts) -> Vec<Finding> {
     let options = settings::http(&app.loaded.settings);
     let endpoints = &app.loaded.settings.endpoints;
     let mut findings = Vec::new();
@@ -161,44 +137,54 @@ async fn network(app: &App) -> Vec<Finding> {
 }
 
 /// Sign-in, clock, roles and quota of one account.
-async fn account(app: &App, name: &AccountName, is_write_tried: bool) -> Vec<Finding> {
-    let tested = auth::test(app, name).await;
+async fn account(home: &Reached, name: &AccountName, is_write_tried: bool, is_rate_shared: bool) -> Vec<Finding> {
+    let tested = auth::test(home.parts(), name).await;
     if tested.exit != Exit::Done {
         let next = tested.next.unwrap_or_else(|| "longshore auth test".to_owned());
         return vec![Finding::bad("sign-in", tested.exit, format!("{name}: {}", tested.text), next)];
     }
     let mut findings = vec![Finding::good("sign-in", format!("{name}: {}", tested.text))];
-    let read = match Desk::open(app, name.clone()) {
+    if is_rate_shared {
+        findings.extend(roles(home, name, is_write_tried).await);
+    } else {
+        let text = format!("{name}: not tried: the memory that shares the rate does not answer");
+        findings.push(Finding::open("roles", text));
+    }
+    findings.push(quota(home, name).await);
+    findings
+}
+
+/// Clock and roles, by reading one page.
+async fn roles(home: &Reached, name: &AccountName, is_write_tried: bool) -> Vec<Finding> {
+    let read = match home.desk(name.clone()) {
         Ok(mut desk) => desk.call(&Request::ListProducts { next: None }).await,
         Err(error) => Err(error),
     };
-    match read {
-        Ok(answer) => {
-            findings.extend(answer.date.map(clock_finding));
-            findings.push(Finding::good("roles", format!("{name}: may read products")));
-            findings.push(if is_write_tried {
-                try_write::run(app, name).await
-            } else {
-                Finding::open("roles", format!("{name}: may create (not tried; --try-write makes it probable)"))
-            });
-        }
-        Err(error) => findings.push(refused(app, name, &error)),
-    }
-    findings.push(quota(app, name).await);
+    let answer = match read {
+        Ok(answer) => answer,
+        Err(error) => return vec![refused(home.parts(), name, &error)],
+    };
+    let mut findings: Vec<Finding> = answer.date.map(clock_finding).into_iter().collect();
+    findings.push(Finding::good("roles", format!("{name}: may read products")));
+    findings.push(if is_write_tried {
+        try_write::run(home, name).await
+    } else {
+        Finding::open("roles", format!("{name}: may create (not tried; --try-write makes it probable)"))
+    });
     findings
 }
 
 fn clock_finding(theirs: jiff::Timestamp) -> Finding {
     let apart = clock::now().duration_since(theirs).as_secs();
     let text = format!("{} s from the service's", apart.abs());
-    if apart.abs() <= CLOCKS {
+    if apart.unsigned_abs() <= fleet::memory::CLOCKS.as_secs() {
         Finding::good("clock", text)
     } else {
         Finding::bad("clock", Exit::Unavailable, text, "set this machine's clock (NTP)")
     }
 }
 
-fn refused(app: &App, name: &AccountName, error: &DeskError) -> Finding {
+fn refused(app: &Parts, name: &AccountName, error: &DeskError) -> Finding {
     if let DeskError::Call(Failure::Permanent(cause)) = error
         && cause.kind == Kind::Forbidden
     {
@@ -224,7 +210,7 @@ pub(super) fn unanswered(question: &str, error: &DeskError, again: &str) -> Find
 }
 
 /// What to do when the role is missing.
-pub(super) fn give_role(app: &App, name: &AccountName) -> String {
+pub(super) fn give_role(app: &Parts, name: &AccountName) -> String {
     let client = app.loaded.settings.accounts.get(name).map(|a| a.client_id.to_string()).unwrap_or_default();
     format!("add the role \"Driver Submitter\" to application {client} (Partner Center, Users, Azure AD applications)")
 }
@@ -242,20 +228,21 @@ pub(super) const fn exit_of(error: &DeskError) -> Exit {
 }
 
 /// What the account's rate means.
-async fn quota(app: &App, name: &AccountName) -> Finding {
-    let told = &app.loaded.settings;
+async fn quota(home: &Reached, name: &AccountName) -> Finding {
+    let told = &home.parts().loaded.settings;
     let Some(account) = told.accounts.get(name) else { return Finding::open("quota", name.to_string()) };
     let limits = settings::limits(told, account);
     let polls = limits.calls_per_minute * limits.poll_share;
     let every =
         |jobs: f64| duration(Duration::try_from_secs_f64(jobs * 60.0 / polls.max(0.01)).unwrap_or(Duration::MAX));
-    let filter = EventFilter {
-        account: Some(name.clone()),
-        name: Some(crate::domain::event::Name::Throttled),
-        limit: 1_000,
-        job: None,
+    let throttled = match home {
+        Reached::Embedded(app) => {
+            let event = Some(crate::domain::event::Name::Throttled);
+            let filter = EventFilter { account: Some(name.clone()), name: event, limit: 1_000, job: None };
+            app.home.events(0, filter).await.map(|events| events.len()).unwrap_or_default()
+        }
+        Reached::Fleet(_) => 0,
     };
-    let throttled = app.home.events(0, filter).await.map(|events| events.len()).unwrap_or_default();
     let throttled = if throttled == 0 {
         String::new()
     } else {
@@ -272,7 +259,8 @@ async fn quota(app: &App, name: &AccountName) -> Finding {
     )
 }
 
-async fn home(app: &App) -> Result<Finding, Stop> {
+/// The embedded home.
+async fn in_the_file(app: &App) -> Result<Finding, Stop> {
     let (held, workers, oldest) = (app.home.size().await?, app.home.workers().await?, app.home.oldest_job().await?);
     let damage = app.home.integrity().await?;
     let file = app.home.file().display().to_string();
@@ -290,53 +278,20 @@ async fn home(app: &App) -> Result<Finding, Stop> {
     let text = format!(
         "{file}, {}, {}{}, {}, writable · {running}",
         size(held.bytes),
-        counted(usize::try_from(held.jobs).unwrap_or(usize::MAX), "job"),
+        counted(held.jobs, "job"),
         oldest.unwrap_or_default(),
-        counted(usize::try_from(held.dead_letters).unwrap_or(usize::MAX), "dead letter"),
+        counted(held.dead_letters, "dead letter"),
     );
     Ok(Finding::good("home", text))
 }
 
 fn tell(context: &mut Context, findings: &[Finding]) -> Result<(), Stop> {
     if context.form() != Form::Table {
-        let rows: Vec<Value> = findings
-            .iter()
-            .map(|finding| {
-                json!({
-                    "what": finding.what,
-                    "good": finding.is_known.then_some(finding.exit == Exit::Done),
-                    "exit": finding.exit.code(),
-                    "message": finding.text,
-                    "next_step": finding.next,
-                })
-            })
-            .collect();
+        let rows: Vec<Value> = findings.iter().map(Finding::row).collect();
         return Ok(context.out.document(&json!({ "findings": rows }))?);
     }
-    let style = context.style;
-    let mut out = String::new();
-    let mut last = "";
-    for finding in findings {
-        let label = if finding.what == last { "" } else { finding.what };
-        last = finding.what;
-        let mark = match (finding.is_known, finding.exit) {
-            (false, _) => Mark::Unknown,
-            (true, Exit::Done) => Mark::Done,
-            (true, _) => Mark::Failed,
-        };
-        let next = finding.next.as_ref().map(|next| format!("next: {next}"));
-        let wrap = |text: &str| Style::wrap(&style.text(text), style.width.saturating_sub(INDENT));
-        let lines = wrap(&finding.text).into_iter().chain(next.iter().flat_map(|next| wrap(next)));
-        for (number, line) in lines.enumerate() {
-            if number == 0 {
-                let label = style.paint(Paint::Strong, &format!("{label:<15}"));
-                out.put(format_args!("{label} {} {line}\n", style.mark(mark)));
-            } else {
-                out.put(format_args!("{:INDENT$}{line}\n", ""));
-            }
-        }
-    }
-    Ok(context.out.text(&out)?)
+    let text = screen(&context.style, findings);
+    Ok(context.out.text(&text)?)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::{
         ids::{AccountName, JobId, JobKey, Malformed, Sha256},
         job::{Job, Work},
         ticket::{PackageFacts, Ticket},
+        trace::Trace,
     },
     embedded::{Accepted, JobFilter, JobView},
     engine::ports::Packages as _,
@@ -319,6 +320,12 @@ pub(super) async fn accept(app: &App, checked: Checked) -> Result<Result<Taken, 
     })
 }
 
+/// The trace of whoever runs this program: pipelines hand theirs on in `TRACEPARENT` and `TRACESTATE`.
+pub(super) fn trace_of_caller() -> Option<Trace> {
+    let state = std::env::var("TRACESTATE").ok();
+    Trace::read(&std::env::var("TRACEPARENT").ok()?, state.as_deref())
+}
+
 fn ticket(app: &App, checked: &Checked) -> Result<Ticket, Stop> {
     let mut job = checked.job.clone();
     app.packages.seal(&mut job).map_err(|error| Stop::internal(error.to_string()))?;
@@ -326,6 +333,7 @@ fn ticket(app: &App, checked: &Checked) -> Result<Ticket, Stop> {
     let has_deadline = job.deadline.is_some();
     let producer = ["USER", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let mut ticket = Ticket::new(job, checked.hash, producer.filter(|name| !name.is_empty()), now);
+    ticket.trace = trace_of_caller();
     if !has_deadline {
         ticket.deadline = now.after(app.loaded.settings.jobs.deadline);
     }

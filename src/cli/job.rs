@@ -166,8 +166,13 @@ async fn run_list(context: &mut Context, home: &Reached, list: List) -> Outcome 
             break is_full;
         }
     };
+    let mut unclaimed = None;
     if let Reached::Fleet(fleet) = home {
         fleet::job::remark_birth(context, fleet).await?;
+        match fleet::job::Unclaimed::of(fleet, filter.kind).await {
+            Ok(seen) => unclaimed = Some(seen),
+            Err(why) => context.remark(&format!("how many jobs wait to be claimed cannot be seen: {why}")),
+        }
     }
     if jobs.is_empty() {
         list.of.known(&home.parts().loaded, views).await?;
@@ -175,7 +180,13 @@ async fn run_list(context: &mut Context, home: &Reached, list: List) -> Outcome 
     match context.form() {
         Form::Json => {
             let rows: Vec<Value> = jobs.iter().map(row).collect();
-            context.out.document(&json!({ "jobs": rows, "has_more": has_more }))?;
+            // Only a fleet has jobs that no list shows; null: they cannot be seen.
+            let unclaimed = unclaimed.map(|unclaimed| unclaimed.count());
+            let mut list = json!({ "jobs": rows, "has_more": has_more });
+            if let (Reached::Fleet(_), Some(members)) = (home, list.as_object_mut()) {
+                members.insert("unclaimed".to_owned(), json!(unclaimed));
+            }
+            context.out.document(&list)?;
         }
         Form::Ndjson => {
             for job in &jobs {
@@ -189,6 +200,9 @@ async fn run_list(context: &mut Context, home: &Reached, list: List) -> Outcome 
                 context.remark(
                     "there are more: --all shows them, --state, --account, --kind, --label and --text narrow it",
                 );
+            }
+            if let Some(remark) = unclaimed.and_then(|unclaimed| unclaimed.remark()) {
+                context.remark(&remark);
             }
         }
     }

@@ -13,6 +13,7 @@ mod dead_letter;
 mod demo;
 mod doctor;
 mod ending;
+mod finding;
 mod fleet;
 mod intake;
 mod job;

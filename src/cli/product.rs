@@ -1,13 +1,11 @@
 //! `longshore product`: the products of an account, and which job made them.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
     arguments::{OfAccount, OfProduct},
-    context::Context,
+    context::{Context, Reached},
     exit::Exit,
     intake,
     output::{Column, Form, Paint, Table},
@@ -15,12 +13,9 @@ use super::{
     text::Put as _,
 };
 use crate::{
-    app::{
-        App,
-        desk::{self, Desk},
-    },
+    app::desk,
     domain::{
-        ids::JobKey,
+        ids::{JobKey, ProductId},
         service::{Product, Request, Response},
         step::Step,
     },
@@ -68,21 +63,21 @@ struct Show {
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
+    let home = context.reach()?;
     match arguments.verb {
-        Verb::List(list) => run_list(context, &app, list).await,
+        Verb::List(list) => run_list(context, &home, list).await,
         Verb::Show(show) => {
-            let account = show.of.account.of(&app.loaded)?;
-            let mut desk = Desk::open(&app, account.clone())?;
+            let account = show.of.account.of(&home.parts().loaded)?;
+            let mut desk = home.desk(account.clone())?;
             let read = desk.call(&Request::GetProduct(show.of.product)).await;
             let read = read.map_err(|error| Stop::of_read(error, desk.correlation()))?;
             let Response::Product(product) = read.response else {
                 return Err(desk::unexpected("getProduct").into());
             };
-            let maker = app.home.owned(&account).await?;
-            let maker = maker.into_iter().find(|(id, _)| *id == product.id).map(|(_, job)| job);
+            let views = home.views();
+            let maker = views.makers(&account, &[product.id]).await?.remove(&product.id.get());
             let name = match &maker {
-                Some(job) => Some(intake::name_of(&app, job).await?),
+                Some(job) => Some(intake::name_of(views, job).await?),
                 None => None,
             };
             print_one(context, &product, maker.as_ref(), name)
@@ -90,17 +85,18 @@ pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome 
     }
 }
 
-async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
-    let account = list.account.of(&app.loaded)?;
-    let makers: BTreeMap<u64, JobKey> =
-        app.home.owned(&account).await?.into_iter().map(|(id, job)| (id.get(), job)).collect();
-    let mut desk = Desk::open(app, account)?;
+async fn run_list(context: &mut Context, home: &Reached, list: List) -> Outcome {
+    let account = list.account.of(&home.parts().loaded)?;
+    let views = home.views();
+    let mut desk = home.desk(account.clone())?;
     let mut rows = Vec::new();
     let products = desk.products().await.map_err(|error| Stop::of_read(error, desk.correlation()))?;
+    let ids: Vec<ProductId> = products.iter().map(|product| product.id).collect();
+    let mut makers = views.makers(&account, &ids).await?;
     for product in products {
-        let maker = makers.get(&product.id.get()).cloned();
+        let maker = makers.remove(&product.id.get());
         let view = match &maker {
-            Some(job) => app.home.job(job).await?,
+            Some(job) => views.job(job).await?,
             None => None,
         };
         let is_orphan = view.as_ref().is_some_and(is_orphan);
@@ -133,7 +129,7 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
             let mut table = Table::new(&columns, empty);
             for (product, job, state, is_orphan) in rows {
                 let name = match &job {
-                    Some(job) => intake::name_of(app, job).await?,
+                    Some(job) => intake::name_of(views, job).await?,
                     None => String::new(),
                 };
                 let committed = product.is_committed.map_or("", |is| if is { "yes" } else { "no" });
@@ -155,8 +151,9 @@ async fn run_list(context: &mut Context, app: &App, list: List) -> Outcome {
 
 /// Its job is over and never committed.
 fn is_orphan(view: &JobView) -> bool {
-    let is_committed = view.ticket.as_ref().is_some_and(|ticket| ticket.progress.done.contains(&Step::Commit));
-    view.state().is_end() && view.state() != State::Completed && !is_committed
+    // Of an end whose ticket is forgotten nobody knows.
+    let is_open = view.ticket.as_ref().is_some_and(|ticket| !ticket.progress.done.contains(&Step::Commit));
+    view.state().is_end() && view.state() != State::Completed && is_open
 }
 
 fn row(product: &Product, job: Option<&JobKey>, state: Option<State>, is_orphan: bool) -> Value {

@@ -95,6 +95,7 @@ impl From<app::Error> for Stop {
             }
             error @ (app::Error::Servers(_)
             | app::Error::Redis(_)
+            | app::Error::Management(_)
             | app::Error::Reference(_)
             | app::Error::Certificate { .. }) => {
                 let problem = Problem::new("the fleet's servers cannot be reached so").what(error.to_string());

@@ -12,7 +12,7 @@ use super::{
     text::Put as _,
 };
 use crate::{
-    app::desk::{self, Desk},
+    app::desk,
     domain::{
         ids::SubmissionId,
         service::{Request, Response, Submission},
@@ -56,16 +56,16 @@ struct Show {
 }
 
 pub(super) async fn run(context: &mut Context, arguments: Arguments) -> Outcome {
-    let app = context.open()?;
+    let home = context.reach()?;
     match arguments.verb {
         Verb::List(list) => {
-            let mut desk = Desk::open(&app, list.of.account.of(&app.loaded)?)?;
+            let mut desk = home.desk(list.of.account.of(&home.parts().loaded)?)?;
             let submissions = desk.submissions(list.of.product).await;
             let submissions = submissions.map_err(|error| Stop::of_read(error, desk.correlation()))?;
             print_all(context, &submissions)
         }
         Verb::Show(show) => {
-            let mut desk = Desk::open(&app, show.of.account.of(&app.loaded)?)?;
+            let mut desk = home.desk(show.of.account.of(&home.parts().loaded)?)?;
             let request = Request::GetSubmission { product: show.of.product, submission: show.submission };
             let read = desk.call(&request).await;
             let read = read.map_err(|error| Stop::of_read(error, desk.correlation()))?;

@@ -5,15 +5,9 @@
 //! documented. So a 404 makes the role probable and no more: a service that looks for the submission first gives it to
 //! anybody. And the same number is read first: when already the read is refused, the 403 of the write proves nothing.
 
-use super::{
-    doctor::{self, Finding},
-    exit::Exit,
-};
+use super::{context::Reached, doctor, exit::Exit, finding::Finding};
 use crate::{
-    app::{
-        App,
-        desk::{Desk, DeskError},
-    },
+    app::desk::DeskError,
     domain::{
         failure::{Failure, Kind},
         ids::{AccountName, ProductId, SubmissionId},
@@ -25,8 +19,8 @@ use crate::{
 const NOBODYS: u64 = 1;
 
 /// Tries it, with two calls.
-pub(super) async fn run(app: &App, name: &AccountName) -> Finding {
-    let mut desk = match Desk::open(app, name.clone()) {
+pub(super) async fn run(home: &Reached, name: &AccountName) -> Finding {
+    let mut desk = match home.desk(name.clone()) {
         Ok(desk) => desk,
         Err(error) => return failed(name, &error),
     };
@@ -44,7 +38,7 @@ pub(super) async fn run(app: &App, name: &AccountName) -> Finding {
             "roles",
             Exit::NotAllowed,
             format!("{name}: may read but neither create nor commit"),
-            doctor::give_role(app, name),
+            doctor::give_role(home.parts(), name),
         ),
         (_, Heard::Forbidden) => Finding::open(
             "roles",

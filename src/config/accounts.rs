@@ -28,6 +28,18 @@ section! {
         pub assertion_algorithm: Option<AssertionAlgorithm>,
         /// Limits, where they differ from `[limits]`.
         pub limits: Option<AccountLimits>,
+        /// Names that are found again, where they differ from `[markers]`.
+        pub markers: Option<AccountMarkers>,
+    }
+}
+
+section! {
+    /// What an account says about markers; the rest is that of `[markers]`.
+    pub struct AccountMarkers {
+        /// In the names of submissions and labels.
+        pub submissions: Option<bool>,
+        /// In the names of products.
+        pub products: Option<bool>,
     }
 }
 

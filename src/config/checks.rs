@@ -63,6 +63,17 @@ fn fleet(settings: &Settings, reader: &mut Reader<'_>) {
     if redis.sentinel_master.is_some() == redis.sentinels.is_empty() {
         reader.wrong("redis.sentinels", "redis.sentinel_master and redis.sentinels are set together");
     }
+    for (key, is_set) in [
+        ("redis.sentinel_user", redis.sentinel_user.is_some()),
+        ("redis.sentinel_password", redis.sentinel_password.is_some()),
+    ] {
+        if is_set && redis.sentinel_master.is_none() {
+            reader.wrong(key, "set without redis.sentinel_master: there are no Sentinels to sign in to");
+        }
+    }
+    if redis.sentinel_user.is_some() && redis.sentinel_password.is_none() {
+        reader.wrong("redis.sentinel_user", "set without redis.sentinel_password");
+    }
     for (section, certificate, key) in
         [("redis", &redis.certificate, &redis.key), ("rabbitmq", &rabbitmq.certificate, &rabbitmq.key)]
     {

@@ -32,6 +32,8 @@ section! {
         pub prefix: Prefix,
         /// Kinds whose lanes are declared and worked.
         pub kinds: Vec<Kind>,
+        /// The URL of the broker's management API, with user and password.
+        pub management_url: Option<SecretReference>,
     }
 }
 
@@ -74,6 +76,10 @@ section! {
         pub sentinel_master: Option<String>,
         /// The Sentinels.
         pub sentinels: Vec<HostPort>,
+        /// Our user at the Sentinels; none: their default one.
+        pub sentinel_user: Option<String>,
+        /// Its password there.
+        pub sentinel_password: Option<SecretReference>,
         /// Time to connect.
         pub connect_timeout: Duration => secs(1)..=secs(120),
         /// Time to an answer.

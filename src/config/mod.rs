@@ -21,7 +21,9 @@ pub mod waits;
 use std::path::{Path, PathBuf};
 
 pub use self::{
-    accounts::{Account, AccountLimits, AccountRate, AssertionAlgorithm, Credential, Limits, Rate, TokenVersion},
+    accounts::{
+        Account, AccountLimits, AccountMarkers, AccountRate, AssertionAlgorithm, Credential, Limits, Rate, TokenVersion,
+    },
     fleet::{Fleet, HostPort, Prefix, RabbitMq, Redis, Servers, ServersError, Topology},
     folders::{FILE_NAME, Surroundings},
     layer::VARIABLE_PREFIX,

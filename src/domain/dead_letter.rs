@@ -3,6 +3,7 @@
 use super::{
     event::{Class, End},
     ids::{AccountName, JobKey},
+    ticket::Note,
     time::Moment,
 };
 
@@ -72,6 +73,14 @@ impl End {
             Some(code) => format!("{class}/{step}/{code}"),
             None => format!("{class}/{step}"),
         }
+    }
+
+    /// Since when the step that it ended at has failed, as far as its history remembers.
+    #[must_use]
+    pub fn failing_since(&self) -> Moment {
+        let at = self.ticket.place;
+        let is_here = |note: &&Note| (note.place.generation, note.place.step) == (at.generation, at.step);
+        self.ticket.history.iter().find(is_here).map_or(self.at, |note| note.at)
     }
 
     /// Why it ended, in one sentence.

@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
+    event_data::{self, Ended},
     failure::{Cause, Kind as CauseKind},
     ids::{JobKey, Topic},
     step::{Kind, Place, Step},
     ticket::Ticket,
     time::Moment,
+    trace::Trace,
 };
 
 /// The events of a job.
@@ -43,6 +45,27 @@ pub enum Name {
 }
 
 impl Name {
+    /// All names, in the order of a job's life.
+    pub const ALL: [Self; 11] = [
+        Self::Accepted,
+        Self::Refused,
+        Self::Started,
+        Self::Progressed,
+        Self::Throttled,
+        Self::Stuck,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+        Self::TimedOut,
+        Self::DeadLettered,
+    ];
+
+    /// The `type` of its events.
+    #[must_use]
+    pub fn type_name(self) -> String {
+        format!("dev.longshore.job.{self}.v1")
+    }
+
     /// The name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -94,6 +117,9 @@ pub struct Event {
     /// The producer's own notes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The trace that it belongs to; none for an event of before there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
     /// What there is to say.
     pub data: Value,
 }
@@ -124,6 +150,7 @@ impl Event {
             time,
             topic: ticket.job.topic(),
             labels: ticket.job.labels.clone(),
+            trace: Some(ticket.trace_context()),
             job,
             data,
         }
@@ -148,17 +175,22 @@ impl Event {
     /// The CloudEvents envelope in structured mode.
     #[must_use]
     pub fn cloud_event(&self) -> Value {
-        json!({
+        let mut event = json!({
             "specversion": "1.0",
             "id": self.id,
             "source": format!("/accounts/{}", self.job.account),
-            "type": format!("dev.longshore.job.{}.v1", self.name),
+            "type": self.name.type_name(),
             "subject": self.subject(),
             "time": self.time.timestamp(),
             "sequence": self.sequence,
             "datacontenttype": "application/json",
             "data": self.payload(),
-        })
+        });
+        if let (Some(trace), Some(members)) = (&self.trace, event.as_object_mut()) {
+            members.insert("traceparent".to_owned(), trace.parent().into());
+            members.extend(trace.state().map(|state| ("tracestate".to_owned(), state.into())));
+        }
+        event
     }
 }
 
@@ -213,7 +245,7 @@ pub struct End {
 }
 
 /// Why a job ended other than completed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Reason {
     /// A stable class that dead letters are counted by.
     pub class: Class,
@@ -337,7 +369,7 @@ impl fmt::Display for Class {
 }
 
 /// A thing at the service that may be ours.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Candidate {
     /// Its id.
     pub id: String,
@@ -345,6 +377,7 @@ pub struct Candidate {
     pub name: String,
     /// When it was made, by the service's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub created: Option<jiff::Timestamp>,
     /// What speaks for it and what against it.
     pub evidence: String,
@@ -367,17 +400,14 @@ impl End {
     #[must_use]
     pub fn data(&self) -> Value {
         let progress = &self.ticket.progress;
-        let mut data = json!({
-            "product_id": progress.product_id,
-            "submission_id": progress.submission_id,
-            "downloads": progress.downloads,
-            "warnings": progress.warnings,
-            "correlation_id": self.ticket.key().correlation_id(),
-            "labels": self.ticket.job.labels,
-        });
-        if let (Some(reason), Some(object)) = (&self.reason, data.as_object_mut()) {
-            object.insert("reason".to_owned(), serde_json::to_value(reason).unwrap_or_default());
-        }
-        data
+        event_data::json(&Ended {
+            product_id: progress.product_id,
+            submission_id: progress.submission_id,
+            downloads: &progress.downloads,
+            warnings: &progress.warnings,
+            correlation_id: self.ticket.key().correlation_id(),
+            labels: &self.ticket.job.labels,
+            reason: self.reason.as_ref(),
+        })
     }
 }

@@ -49,7 +49,7 @@ impl Failure {
 }
 
 /// What went wrong, for the log, the event and the person.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Cause {
     /// The kind, a closed set.
     pub kind: Kind,
@@ -98,8 +98,9 @@ impl fmt::Display for Cause {
 }
 
 /// The kinds of cause. Metrics and exit codes go by them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(rename = "CauseKind")]
 pub enum Kind {
     /// 429 or the like.
     Throttled,

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -191,19 +191,22 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Mistake> {
     Ok(())
 }
 
-/// JSON Schemas of the envelope and of every kind's spec.
+/// The schema of a job of this kind; what several share is left with the generator.
 #[must_use]
-pub fn schemas() -> Value {
-    let mut envelope = schemars::schema_for!(Envelope).to_value();
-    if let Some(object) = envelope.as_object_mut() {
-        object.insert("title".to_owned(), Value::from("Job"));
+pub fn schema_of(kind: Kind, generator: &mut SchemaGenerator) -> Value {
+    let spec = match kind {
+        Kind::Submission => generator.subschema_for::<SubmissionSpec>(),
+        Kind::Upload => generator.subschema_for::<UploadSpec>(),
+        Kind::StatusPoll => generator.subschema_for::<StatusPollSpec>(),
+    };
+    let mut job = Envelope::json_schema(generator).to_value();
+    if let Some(members) = job.as_object_mut() {
+        members.insert("title".to_owned(), kind.name().into());
+        members.insert("description".to_owned(), "A job as its producer writes it.".into());
     }
-    json!({
-        "job": envelope,
-        "spec": {
-            "submission": schemars::schema_for!(SubmissionSpec),
-            "upload": schemars::schema_for!(UploadSpec),
-            "status-poll": schemars::schema_for!(StatusPollSpec),
-        },
-    })
+    if let Some(members) = job.pointer_mut("/properties").and_then(Value::as_object_mut) {
+        members.insert("kind".to_owned(), json!({ "const": kind }));
+        members.insert("spec".to_owned(), spec.to_value());
+    }
+    job
 }

@@ -83,6 +83,9 @@ pub struct SetAside {
     pub fingerprint: String,
     /// One plain sentence.
     pub message: String,
+    /// The trace that the message belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<super::trace::Trace>,
     /// The message as it came.
     pub body: String,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::failure::RetryClass;
 
 /// One step of a `submission`, `upload` or `status-poll`. Numbers never shift; left-out steps are skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Reads the package, hashes it and checks it, before any call.

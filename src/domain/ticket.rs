@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -11,6 +12,7 @@ use super::{
     job::Job,
     step::{Kind, Place, Step},
     time::Moment,
+    trace::Trace,
 };
 
 /// The newest form of ticket that this build reads and writes.
@@ -57,6 +59,9 @@ pub struct Ticket {
     /// What happened lately, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Note>,
+    /// The producer's trace context, when it brought one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
     /// Members of tomorrow, handed on as they came.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
@@ -84,6 +89,7 @@ impl Ticket {
             due: None,
             sign_in: None,
             history: Vec::new(),
+            trace: None,
             rest: Map::new(),
         }
     }
@@ -92,6 +98,12 @@ impl Ticket {
     #[must_use]
     pub fn key(&self) -> JobKey {
         self.job.key()
+    }
+
+    /// The trace that everything told of the job belongs to: the producer's, else the job's own.
+    #[must_use]
+    pub fn trace_context(&self) -> Trace {
+        self.trace.clone().unwrap_or_else(|| Trace::of_job(&self.key()))
     }
 
     /// The step it stands at; `None` for a step of tomorrow.
@@ -237,9 +249,10 @@ pub struct Progress {
 }
 
 /// The package as it was first read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PackageFacts {
     /// Its hash.
+    #[schemars(with = "String")]
     pub sha256: Sha256,
     /// Its length in bytes.
     pub size: u64,
@@ -252,7 +265,7 @@ pub struct PackageFacts {
 }
 
 /// The watch over a submission.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Watch {
     /// The first poll.
     pub since: Moment,
@@ -271,13 +284,14 @@ pub struct Watch {
 }
 
 /// A file that was fetched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Downloaded {
     /// Type in `downloads.items`.
     pub kind: String,
     /// Where it lies.
     pub path: String,
     /// Its hash.
+    #[schemars(with = "String")]
     pub sha256: Sha256,
     /// Its length in bytes.
     pub size: u64,
@@ -290,7 +304,7 @@ pub struct Downloaded {
 }
 
 /// What finishes a step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "step")]
 pub enum StepResult {
     /// The package was read and checked.
@@ -303,8 +317,10 @@ pub enum StepResult {
     /// The product stands.
     CreateProduct {
         /// Its id.
+        #[schemars(with = "String")]
         id: ProductId,
         /// Its number for all accounts.
+        #[schemars(with = "Option<String>")]
         shared_id: Option<SharedProductId>,
         /// Found by a look, not by the answer to our call.
         adopted: bool,
@@ -312,6 +328,7 @@ pub enum StepResult {
     /// The submission stands.
     CreateSubmission {
         /// Its id.
+        #[schemars(with = "String")]
         id: SubmissionId,
         /// Found by a look, not by the answer to our call.
         adopted: bool,

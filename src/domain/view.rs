@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     event::End,
-    ids::{AccountName, JobKey},
+    ids::{AccountName, JobKey, Topic},
     plan::JobRecord,
     step::{Kind, Place},
     ticket::Ticket,
@@ -116,6 +116,8 @@ pub struct JobSummary {
     pub key: JobKey,
     /// Of which kind; none for a job of which only the record is known.
     pub kind: Option<Kind>,
+    /// The words that end its events' routing key, where the home tells them.
+    pub topic: Option<Topic>,
     /// The producer's own notes.
     pub labels: BTreeMap<String, String>,
     /// Where it stands.

@@ -154,6 +154,7 @@ fn summary(row: &Row<'_>) -> Result<JobSummary, Fault> {
     let moment = |column: &str| row.get::<_, Option<i64>>(column).map(|at| at.map(Moment::from_millis));
     Ok(JobSummary {
         kind: kind.map(|kind| kind.parse()).transpose().map_err(unreadable)?,
+        topic: None,
         labels: serde_json::from_str(&labels).map_err(Fault::unreadable("label"))?,
         state: state.parse().map_err(unreadable)?,
         place: Place { generation: row.get("generation")?, step: row.get("step")?, r#try: row.get("try")? },

@@ -303,6 +303,7 @@ fn take(
             producer: None,
             message_id: None,
             published_at: Some(Moment::from_millis(row.published_at)),
+            trace: None,
         }));
     }
     Ok(None)

@@ -108,7 +108,8 @@ pub(super) fn poison(book: &Book<'_>, id: i64, worker: u128, source: Source, bod
     book.tx.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([id])?;
     let Ok(ticket) = serde_json::from_str::<Ticket>(body) else {
         let fingerprint = format!("{}/undelivered", Class::Poison);
-        let letter = SetAside { job: None, class: Class::Poison, fingerprint, message, body: body.to_owned() };
+        let (class, body) = (Class::Poison, body.to_owned());
+        let letter = SetAside { job: None, class, fingerprint, message, trace: None, body };
         return dead_letters::set_aside(book, source, &letter);
     };
     let key = ticket.key();

@@ -1,7 +1,6 @@
 //! What people do with jobs: hand them in, wish them cancelled, set them going again.
 
 use rusqlite::OptionalExtension;
-use serde_json::json;
 
 use super::{
     Embedded, Error, dead_letters,
@@ -16,6 +15,7 @@ use crate::{
     domain::{
         claim::{Wished, wish},
         event::{EndName, Event, Name},
+        event_data,
         ids::{JobKey, Sha256},
         step::Kind,
         ticket::Ticket,
@@ -95,7 +95,7 @@ fn accept(book: &Book<'_>, ticket: &Ticket) -> Result<Accepted, Fault> {
 }
 
 fn announce_acceptance(book: &Book<'_>, ticket: &Ticket) -> Result<(), Fault> {
-    let data = json!({ "hash": ticket.hash, "deadline": ticket.deadline.timestamp() });
+    let data = event_data::json(&event_data::Accepted::of(ticket));
     events::announce(book, &Event::of(ticket, Name::Accepted, 0, book.now, data))
 }
 

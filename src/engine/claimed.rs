@@ -14,6 +14,7 @@ use super::{
     intake::Taken,
     ports::{Clock, Memory, Ports, Service, Swapped, TurnKey, Turns, Unavailable},
     settings::Settings,
+    tally::Cause,
 };
 use crate::domain::{
     claim::{self, Claimant, Denied, Loaded, Outcome},
@@ -60,6 +61,21 @@ pub(super) enum Waiting {
     Account,
     /// Sign-in: what happened, what to do next, and, when a person must change something, when it was refused.
     SignIn { message: String, next: String, refused_at: Option<Moment> },
+}
+
+impl Waiting {
+    /// For whoever counts.
+    pub(super) const fn cause(&self) -> Cause {
+        match self {
+            Self::Permit => Cause::Permit,
+            Self::Gate => Cause::Gate,
+            Self::Turn | Self::Listing => Cause::Turn,
+            Self::Look => Cause::Look,
+            Self::NextTurn => Cause::NextTurn,
+            Self::Account => Cause::Account,
+            Self::SignIn { .. } => Cause::SignIn,
+        }
+    }
 }
 
 impl From<Unavailable> for Stop {

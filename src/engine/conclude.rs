@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     claimed::{Claimed, Stop, Waiting},
     ports::{Clock, Ports, Unavailable},
     steps::Did,
+    tally::{self, Happened},
 };
 use crate::domain::{
     claim::{Finished, Outcome},
     event::{Candidate, Class, End, EndName, Event, Name, Reason},
+    event_data::{self, Accepted, Progressed, Refusal, Refused, Started, Stuck, Throttled},
     failure::{Cause, Failure, Kind, Pause},
     plan::Ending,
     retry::{self, Decision},
@@ -40,7 +43,7 @@ impl<P: Ports> Claimed<'_, P> {
                 let ticket = self.ticket().clone().next_try(self.capped(at)).suspected(true);
                 self.settlement(Entry::Outcome(Outcome::Nothing), Vec::new(), Some(ticket))
             }
-            Ok(Did::PollAgain { at, watch, moved }) => self.polled(at, watch, moved),
+            Ok(Did::PollAgain { at, watch, moved }) => self.polled(at, watch, moved.as_ref()),
             Ok(Did::Person { message, candidates }) => self.person(message, candidates),
             Ok(Did::End(ending)) => self.ending(ending),
             Ok(Did::AccountRemoved) => self.account_removed(),
@@ -68,8 +71,8 @@ impl<P: Ports> Claimed<'_, P> {
         if deadline > self.now() { at.min(deadline) } else { at }
     }
 
-    fn event(&self, name: Name, n: u32, data: Value) -> Event {
-        Event::of(self.ticket(), name, n, self.now(), data)
+    fn event(&self, name: Name, n: u32, data: &impl Serialize) -> Event {
+        Event::of(self.ticket(), name, n, self.now(), event_data::json(data))
     }
 
     /// What is announced when a job first gets anywhere.
@@ -77,7 +80,8 @@ impl<P: Ports> Claimed<'_, P> {
         if self.ticket().place.r#try > 0 || self.step() != Step::Preflight {
             return Vec::new();
         }
-        vec![self.event(Name::Accepted, n::ACCEPTED, json!({})), self.event(Name::Started, n::STARTED, json!({}))]
+        let accepted = self.event(Name::Accepted, n::ACCEPTED, &Accepted::of(self.ticket()));
+        vec![accepted, self.event(Name::Started, n::STARTED, &Started {})]
     }
 
     fn done(&self, result: StepResult) -> Settlement {
@@ -96,8 +100,7 @@ impl<P: Ports> Claimed<'_, P> {
             return self.end(EndName::Completed, None, ticket, Some(Finished::Done(result)));
         };
         let mut events = self.first_events();
-        let told = serde_json::to_value(&result).unwrap_or_default();
-        events.push(self.event(Name::Progressed, n::PROGRESSED, json!({ "step": step, "done": told })));
+        events.push(self.event(Name::Progressed, n::PROGRESSED, &Progressed::Done { step, done: &result }));
         let entry = Entry::Outcome(Outcome::Finished(Finished::Done(result)));
         self.settlement(entry, events, Some(ticket.at_step(next)))
     }
@@ -158,15 +161,15 @@ impl<P: Ports> Claimed<'_, P> {
         self.settlement(Entry::End { end, result: result.map(Box::new) }, self.first_events(), None)
     }
 
-    fn polled(&self, at: Moment, mut watch: Watch, moved: Option<Value>) -> Settlement {
+    fn polled(&self, at: Moment, mut watch: Watch, moved: Option<&Value>) -> Settlement {
         let mut events: Vec<_> =
             moved.into_iter().map(|data| self.event(Name::Progressed, n::PROGRESSED, data)).collect();
         let now = self.now();
         if !watch.said_stuck && now.since(watch.unchanged_since) >= self.settings.waits.stuck_after(&self.taken.work) {
             watch.said_stuck = true;
-            let data =
-                json!({ "step": Step::Poll, "workflow_step": watch.step, "since": watch.unchanged_since.timestamp() });
-            events.push(self.event(Name::Stuck, n::STUCK, data));
+            let since = watch.unchanged_since.timestamp();
+            let data = Stuck::Workflow { step: Step::Poll, workflow_step: watch.step.as_deref(), since };
+            events.push(self.event(Name::Stuck, n::STUCK, &data));
         }
         let mut ticket = self.ticket().clone().next_try(self.capped(at));
         ticket.progress.watch = Some(watch);
@@ -237,13 +240,14 @@ impl<P: Ports> Claimed<'_, P> {
         let mut ticket = self.ticket().clone();
         let mut events = Vec::new();
         let mut refused = None;
+        self.ports.note(Happened::Waits(why.cause()));
         match why {
             Waiting::Permit => ticket.refusals = ticket.refusals.saturating_add(1),
             Waiting::SignIn { message, next, refused_at } => {
                 ticket.note(self.now(), message.clone());
                 if let Some(at) = *refused_at {
-                    let data = json!({ "step": self.step(), "message": message, "next": next, "sign_in": "refused" });
-                    events.push(self.event(Name::Stuck, n::STUCK, data));
+                    let data = Stuck::SignIn { step: self.step(), message, next, sign_in: Refusal::Refused };
+                    events.push(self.event(Name::Stuck, n::STUCK, &data));
                     // The event's id is that of the place: a second refusal there is no second event, but it is told here.
                     refused = Some(SignInRefused { at, message: message.clone(), next: next.clone() });
                 }
@@ -269,6 +273,7 @@ impl<P: Ports> Claimed<'_, P> {
     /// The memory does not answer: the own ticket goes back, marked; nothing is rejected and nothing looked up.
     fn down(&self, down: &Unavailable) -> Settlement {
         let mut ticket = self.ticket().clone();
+        self.ports.note(Happened::Waits(tally::Cause::MemoryDown));
         ticket.note(self.now(), down.to_string());
         let wait = self.settings.parks.down(self.ports.clock().chance());
         let ticket = ticket.parked(self.now().after(wait)).suspected(true);
@@ -300,9 +305,9 @@ impl<P: Ports> Claimed<'_, P> {
             }
             (Decision::PauseFor(wait), failure) => {
                 let mut settlement = self.again(&failure, open(wait), self.ticket().attempts);
-                let seconds = wait.as_secs_f64();
-                let data = json!({ "step": self.step(), "wait_seconds": seconds, "message": failure.to_string() });
-                settlement.events.push(self.event(Name::Throttled, n::THROTTLED, data));
+                let (wait_seconds, message) = (wait.as_secs_f64(), failure.to_string());
+                let data = Throttled { step: self.step(), wait_seconds, message };
+                settlement.events.push(self.event(Name::Throttled, n::THROTTLED, &data));
                 settlement
             }
             (Decision::LookIn(wait), failure) => self.unclear(&failure, open(wait)),
@@ -355,8 +360,8 @@ impl<P: Ports> Claimed<'_, P> {
     fn unclear(&self, failure: &Failure, due: Moment) -> Settlement {
         let mut ticket = self.ticket().clone();
         ticket.note(self.now(), failure.to_string());
-        let told = json!({ "step": self.step(), "in_doubt": failure.to_string() });
-        let event = self.event(Name::Progressed, n::PROGRESSED, told);
+        let told = Progressed::InDoubt { step: self.step(), in_doubt: failure.to_string() };
+        let event = self.event(Name::Progressed, n::PROGRESSED, &told);
         let ticket = ticket.next_try(self.capped(due)).suspected(true);
         self.settlement(self.of_write(Outcome::Unclear), vec![event], Some(ticket))
     }
@@ -433,8 +438,8 @@ pub(super) fn refused_event(
     now: Moment,
 ) -> Event {
     let message_id = message_id.map_or_else(|| ticket.hash.to_string(), ToOwned::to_owned);
-    let data = json!({ "class": class, "message": problem, "message_id": message_id, "job": ticket.job.id });
-    let mut event = Event::of(ticket, Name::Refused, 0, now, data);
+    let data = Refused { class, message: problem, message_id: &message_id, job: &ticket.job.id };
+    let mut event = Event::of(ticket, Name::Refused, 0, now, event_data::json(&data));
     let Place { generation, .. } = ticket.place;
     event.id = ticket.key().uuid(&[&generation.to_string(), "refused", &ticket.hash.to_string()]);
     event

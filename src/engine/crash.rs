@@ -75,7 +75,55 @@ impl Edge {
     }
 }
 
-/// All points of this build; none in a release build.
+/// Between two writes where broker and memory are apart: points of the fleet alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrow {
+    /// The record is written, nothing is announced.
+    AfterRecord,
+    /// The events are confirmed, no next ticket is out.
+    AfterEvents,
+    /// The next ticket, or the copy set aside, is confirmed; the delivery is not acknowledged.
+    AfterNext,
+    /// The acknowledgement is sent, the claim stands.
+    AfterAcknowledge,
+    /// A ticket that woke too early is parked again and not acknowledged.
+    RestParked,
+    /// A message that nobody has looked at is given back at a stop and not acknowledged.
+    GivenBack,
+}
+
+impl Arrow {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::AfterRecord,
+        Self::AfterEvents,
+        Self::AfterNext,
+        Self::AfterAcknowledge,
+        Self::RestParked,
+        Self::GivenBack,
+    ];
+
+    /// The point's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AfterRecord => "settle.after-record",
+            Self::AfterEvents => "settle.after-events",
+            Self::AfterNext => "settle.after-next",
+            Self::AfterAcknowledge => "settle.after-acknowledge",
+            Self::RestParked => "park-rest.after-publish",
+            Self::GivenBack => "give-back.after-publish",
+        }
+    }
+}
+
+/// Points that only a fleet's worker passes; none in a release build.
+#[must_use]
+pub fn arrows() -> Vec<Arrow> {
+    if cfg!(debug_assertions) { Arrow::ALL.to_vec() } else { Vec::new() }
+}
+
+/// All points of this build that every home passes; none in a release build.
 #[must_use]
 pub fn points() -> Vec<(Step, Edge)> {
     if !cfg!(debug_assertions) {
@@ -94,22 +142,35 @@ pub fn name(step: Step, edge: Edge) -> String {
 /// Dies here when this point is armed.
 #[cfg(debug_assertions)]
 pub(super) fn point(step: Step, edge: Edge) {
-    if armed::is_here(step, edge) {
+    if is_armed(step, edge) {
         die(step, edge);
+    }
+}
+
+/// Dies here when this point of the fleet is armed.
+#[cfg(debug_assertions)]
+pub(crate) fn arrow(arrow: Arrow) {
+    if armed::is_here(|| arrow.name().to_owned()) {
+        die_at(arrow.name());
     }
 }
 
 /// Says where, then dies as a killed process does: nothing is cleaned up, nothing is flushed.
 #[cfg(debug_assertions)]
 pub(super) fn die(step: Step, edge: Edge) -> ! {
-    eprintln!("crash point {} reached", name(step, edge));
+    die_at(&name(step, edge))
+}
+
+#[cfg(debug_assertions)]
+fn die_at(name: &str) -> ! {
+    eprintln!("crash point {name} reached");
     std::process::abort()
 }
 
 /// Is it this pass at which the point kills? Asked in place of [`point`] where the request has to go first.
 #[cfg(debug_assertions)]
 pub(super) fn is_armed(step: Step, edge: Edge) -> bool {
-    armed::is_here(step, edge)
+    armed::is_here(|| name(step, edge))
 }
 
 #[cfg(debug_assertions)]
@@ -119,7 +180,7 @@ mod armed {
         atomic::{AtomicU32, Ordering},
     };
 
-    use super::{Edge, Step, VARIABLE, name};
+    use super::VARIABLE;
 
     struct Armed {
         name: String,
@@ -137,9 +198,9 @@ mod armed {
             .as_ref()
     }
 
-    pub(super) fn is_here(step: Step, edge: Edge) -> bool {
+    pub(super) fn is_here(name: impl Fn() -> String) -> bool {
         armed().is_some_and(|armed| {
-            armed.name == name(step, edge)
+            armed.name == name()
                 && armed
                     .passes_left
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
@@ -150,6 +211,9 @@ mod armed {
 
 #[cfg(not(debug_assertions))]
 pub(super) const fn point(_step: Step, _edge: Edge) {}
+
+#[cfg(not(debug_assertions))]
+pub(crate) const fn arrow(_arrow: Arrow) {}
 
 #[cfg(test)]
 mod tests {

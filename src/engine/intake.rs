@@ -86,7 +86,8 @@ fn read_job<D>(received: &Received<D>, now: Moment) -> Message {
         Ok(job) => {
             let hash = job.content_hash();
             let accepted_at = received.published_at.unwrap_or(now).min(now);
-            taken(Ticket::new(job, hash, received.producer.clone(), accepted_at))
+            let trace = received.trace.clone();
+            taken(Ticket { trace, ..Ticket::new(job, hash, received.producer.clone(), accepted_at) })
         }
         Err(mistake) => Message::Unreadable { job: None, problem: mistake.to_string() },
     }
@@ -139,6 +140,7 @@ mod tests {
             producer: None,
             message_id: None,
             published_at: None,
+            trace: None,
         }
     }
 

@@ -1,9 +1,9 @@
 //! What the engine is told at start, by value. Every wait has the contract's value as default.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::admission::Admission;
-use crate::domain::{claim, plan, retry, time::Moment};
+use crate::domain::{claim, ids::AccountName, plan, retry, time::Moment};
 
 /// The engine's settings.
 #[derive(Debug, Clone, Default)]
@@ -18,12 +18,22 @@ pub struct Settings {
     pub parks: Parks,
     /// Which names at the service carry our marker.
     pub markers: Markers,
+    /// The same, for accounts that say so themselves.
+    pub account_markers: BTreeMap<AccountName, Markers>,
     /// How far our clock and the service's may differ when an instant is to prove something.
     pub clock_tolerance: Tolerance,
     /// What is asked of a new job.
     pub admission: Admission,
     /// A handler starts no further call, and a transfer stops at a block border, after so long.
     pub handler: HandlerTime,
+}
+
+impl Settings {
+    /// Which of this account's names carry our marker.
+    #[must_use]
+    pub fn markers_of(&self, account: &AccountName) -> Markers {
+        self.account_markers.get(account).copied().unwrap_or(self.markers)
+    }
 }
 
 /// Parks of a ticket that waits for somebody else.

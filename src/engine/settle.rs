@@ -7,6 +7,7 @@ use std::future::Future;
 
 use super::{
     claimed::{SWAPS, contended},
+    crash::{self, Arrow},
     ports::{Memory, Settled, Swapped, Unavailable},
 };
 use crate::domain::{
@@ -96,9 +97,17 @@ pub async fn settle<B: Broker, M: Memory>(
 ) -> Result<Settled, Unavailable> {
     // ORDER: record before announce before hand on before acknowledge before let go (docs/protocol.md).
     let writes = recorded(memory, job, settlement).await?;
+    if writes.record.is_some() {
+        crash::arrow(Arrow::AfterRecord);
+    }
     let announced = announced(broker, &writes).await?;
+    if !writes.events.is_empty() {
+        crash::arrow(Arrow::AfterEvents);
+    }
     let proof = handed_on(broker, &delivery, &writes, announced).await?;
+    crash::arrow(Arrow::AfterNext);
     broker.acknowledge(delivery, proof).await?;
+    crash::arrow(Arrow::AfterAcknowledge);
     if let Some(job) = job {
         release(memory, job, settlement, &writes).await;
     }

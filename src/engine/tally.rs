@@ -31,6 +31,12 @@ pub enum Happened {
     Refused(Class),
     /// A ticket was set aside until a time.
     Parked,
+    /// A ticket waits without a call.
+    Waits(Cause),
+    /// A ticket was claimed, or could not be.
+    Claimed(Found),
+    /// A job was claimed that may have called before anybody remembers.
+    Suspect,
     /// A job was taken over from a holder that is gone.
     TakenOver,
     /// A step takes longer than it should.
@@ -39,6 +45,44 @@ pub enum Happened {
     Announced(u64),
     /// A write in doubt was looked for.
     Looked(Sighted),
+}
+
+/// Why a ticket waits without a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Another worker has its job.
+    Busy,
+    /// The account's rate.
+    Permit,
+    /// A pause of the service, or its failures.
+    Gate,
+    /// Another job's turn, or a listing that another reads.
+    Turn,
+    /// The next look.
+    Look,
+    /// The handler's time was up.
+    NextTurn,
+    /// An account that is not configured.
+    Account,
+    /// Sign-in.
+    SignIn,
+    /// The memory does not answer.
+    MemoryDown,
+}
+
+/// What the claim of a ticket came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Its place was taken.
+    Taken,
+    /// A later ticket of its job was there before.
+    Stale,
+    /// Another worker has it.
+    Busy,
+    /// Its job has ended.
+    Ended,
+    /// Its job is known with other content.
+    OtherContent,
 }
 
 /// What a look came to.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use tracing::Instrument as _;
 
 use super::{
     claimed::{Claimed, SWAPS, Stop, Waiting, contended},
@@ -22,11 +23,11 @@ use super::{
     ports::{Clock, Memory, Origin, Ports, Queue, Received, Service, Settled, Swapped, Unavailable},
     settings::Settings,
     steps::Did,
-    tally::{self, Happened, Tally},
+    tally::{self, Cause, Found, Happened, Tally},
 };
 use crate::domain::{
     claim::{self, Arrival, Birth, Claim, Claimant, Epoch, Loaded, Outcome, Wished},
-    event::{Class, End},
+    event::{Class, End, EndName},
     plan::{self, Next as Plan},
     settlement::{Entry, Next, SetAside, Settlement},
     step::{Place, Step},
@@ -89,6 +90,21 @@ impl<P: Ports> Worker<P> {
         if received.origin == Origin::Producer {
             self.settings.admission.complete(&mut taken, self.ports.packages())?;
         }
+        let (key, ticket) = (taken.ticket.key(), &taken.ticket);
+        let (kind, account, trace) = (ticket.job.kind, &ticket.job.account, ticket.trace_context());
+        // Of the highest level: a line that passes the filter must not be without it.
+        let span = tracing::error_span!(
+            "job", job.id = %key.id, job.kind = %kind, job.attempt = ticket.place.r#try, %account, trace_id = trace.id()
+        );
+        self.handle_ticket(received, taken, now).instrument(span).await
+    }
+
+    async fn handle_ticket(
+        &self,
+        received: Received<Delivery<P>>,
+        taken: Taken,
+        now: Moment,
+    ) -> Result<Settled, Unavailable> {
         crash::point(taken.step, Edge::AfterReceive);
         let (job, kind, step) = (taken.ticket.key(), taken.ticket.job.kind, taken.step);
         let (settlement, claimed) = match self.claim(&taken, &received).await {
@@ -103,9 +119,16 @@ impl<P: Ports> Worker<P> {
         };
         crash::point(step, Edge::BeforeSettle);
         let counts = Tally::of(&settlement);
+        let end =
+            if let Entry::End { end, .. } = &settlement.entry { Some((end.name, end.fingerprint())) } else { None };
         let settled = self.ports.home().settle(received.delivery, Some(&job), settlement).await;
         crash::point(step, Edge::AfterSettle);
         if let Ok(Settled::Done) = settled {
+            match end {
+                Some((EndName::Completed, _)) => tracing::info!("the job is completed"),
+                Some((end, fingerprint)) => tracing::info!(%end, fingerprint, "the job has ended"),
+                None => {}
+            }
             tally::settled(&*self.ports, Some((kind, step)), counts);
             if let Some(claimed) = claimed {
                 claimed.end_spent_turns().await;
@@ -213,6 +236,7 @@ impl<P: Ports> Worker<P> {
             };
             match claim::claim(&loaded, &arrival, claimant, &self.settings.claim) {
                 Claim::OtherContent => {
+                    self.ports.note(Happened::Claimed(Found::OtherContent));
                     let problem = format!("job {key} exists with other content; take another id, or --new");
                     return Ok(Claiming::Settle(Box::new(refused(
                         taken,
@@ -222,11 +246,17 @@ impl<P: Ports> Worker<P> {
                     ))));
                 }
                 Claim::Ended { end, is_before } => {
+                    self.ports.note(Happened::Claimed(Found::Ended));
                     let entry = Entry::EndAgain { end: Box::new(end), set_aside: !is_before };
                     return settle(entry, Vec::new(), Next::Nothing);
                 }
-                Claim::Stale => return settle(Entry::Nothing, Vec::new(), Next::Nothing),
+                Claim::Stale => {
+                    self.ports.note(Happened::Claimed(Found::Stale));
+                    return settle(Entry::Nothing, Vec::new(), Next::Nothing);
+                }
                 Claim::Busy { until } => {
+                    self.ports.note(Happened::Claimed(Found::Busy));
+                    self.ports.note(Happened::Waits(Cause::Busy));
                     let until = self.ports.home().busy_until(until, loaded.now);
                     let until = self.settings.parks.busy(until, loaded.now);
                     let parked = ticket.clone().parked(until).suspected(true);
@@ -239,6 +269,10 @@ impl<P: Ports> Worker<P> {
                     match swapped {
                         Swapped::Refused(present) => loaded = *present,
                         Swapped::Done => {
+                            self.ports.note(Happened::Claimed(Found::Taken));
+                            if record.suspect_since.is_some() {
+                                self.ports.note(Happened::Suspect);
+                            }
                             if is_takeover {
                                 self.ports.note(Happened::TakenOver);
                                 tracing::info!(job = %key, place = %record.place, "took over from a worker that is gone");
@@ -304,7 +338,8 @@ impl<P: Ports> Worker<P> {
             Message::Unreadable { job, problem } => {
                 let (class, body) = (Class::Undecodable, received.body);
                 let fingerprint = format!("{class}:message");
-                let aside = SetAside { job: job.clone(), class, fingerprint, message: problem, body };
+                let trace = received.trace.clone();
+                let aside = SetAside { job: job.clone(), class, fingerprint, message: problem, trace, body };
                 (job, nothing(Next::SetAside(Box::new(aside))))
             }
             Message::Ticket(taken) => (Some(taken.ticket.key()), nothing(Next::Ticket(Box::new(taken.ticket)))),
@@ -366,6 +401,7 @@ fn refused(taken: &Taken, message_id: Option<&str>, (class, problem): (Class, &s
         class,
         fingerprint: format!("{class}:{}", taken.step.name()),
         message: problem.to_owned(),
+        trace: Some(ticket.trace_context()),
         body: serde_json::to_string(&ticket.job).unwrap_or_default(),
     };
     let events = vec![refused_event(ticket, message_id, (class, problem), now)];

@@ -26,8 +26,10 @@ use crate::{
         step::Kind,
         ticket::Ticket,
         time::Moment,
+        trace::Trace,
     },
     engine::{
+        crash::{self, Arrow},
         intake::{self, ControlTicket, Message},
         ports::{Completes, Origin, Received, Unavailable},
         settle::{Broker, Proof},
@@ -142,6 +144,7 @@ impl Rabbit {
         let body = if is_redelivered { marked(&body) } else { body };
         let level = names::level_within(wait);
         self.publish_to(&delivery.session, delivery.lane.0, level, body.into_bytes()).await?;
+        crash::arrow(Arrow::RestParked);
         settle(delivery).await
     }
 
@@ -166,6 +169,7 @@ impl Rabbit {
             (Origin::Producer | Origin::Accepted, _) => return Ok(()),
         };
         self.publish_to(&session, kind, None, body.into_bytes()).await?;
+        crash::arrow(Arrow::GivenBack);
         settle(received.delivery).await
     }
 
@@ -197,8 +201,8 @@ impl Rabbit {
     ///
     /// # Errors
     /// [`Unavailable`]: it may have been handed in all the same; the same job again is the same job.
-    pub async fn submit(&self, job: &Job, body: Vec<u8>) -> Result<(), Unavailable> {
-        let properties = message::properties("longshore.job", Headers::default());
+    pub async fn submit(&self, job: &Job, trace: Option<&Trace>, body: Vec<u8>) -> Result<(), Unavailable> {
+        let properties = message::properties("longshore.job", Headers::default().of_trace("", trace));
         let mut properties = properties.with_message_id(job.id.to_string().into());
         if let Some(user) = self.user() {
             // The broker verifies it; without it nobody knows who asks.
@@ -229,12 +233,12 @@ fn marked(body: &str) -> String {
 }
 
 fn received(arrived: Arrived) -> Received<Delivery> {
-    let Arrived { delivery, body, is_redelivered, is_spent, producer, message_id, published_at } = arrived;
+    let Arrived { delivery, body, is_redelivered, is_spent, producer, message_id, published_at, trace } = arrived;
     let origin = match delivery.lane.1 {
         Lane::Intake | Lane::Bulk => Origin::Producer,
         Lane::Return => Origin::Return,
     };
-    Received { delivery, origin, body, is_redelivered, is_spent, producer, message_id, published_at }
+    Received { delivery, origin, body, is_redelivered, is_spent, producer, message_id, published_at, trace }
 }
 
 async fn settle(mut delivery: Delivery) -> Result<(), Unavailable> {
@@ -265,7 +269,11 @@ impl Broker for Rabbit {
     async fn set_aside(&self, end: &End) -> Result<(), Unavailable> {
         let message = message::of_end(end, self.names().dead())
             .map_err(|error| down(format!("the dead letter cannot be written: {error}")))?;
-        self.session()?.publish(&message).await
+        self.session()?.publish(&message).await?;
+        if let Some(reason) = &end.reason {
+            self.inner.options.metrics.dead_letter(reason.class);
+        }
+        Ok(())
     }
 
     async fn set_message_aside(&self, of: &Delivery, aside: &SetAside) -> Result<(), Unavailable> {
@@ -279,7 +287,9 @@ impl Broker for Rabbit {
             },
             ..aside.clone()
         };
-        self.session()?.publish(&message::of_set_aside(of.lane, &hidden, self.names().dead())).await
+        self.session()?.publish(&message::of_set_aside(of.lane, &hidden, self.names().dead())).await?;
+        self.inner.options.metrics.dead_letter(aside.class);
+        Ok(())
     }
 
     async fn acknowledge(&self, delivery: Delivery, _proof: Proof) -> Result<(), Unavailable> {

@@ -14,13 +14,16 @@ use lapin::{
 use super::{
     Rabbit, message,
     message::Headers,
-    names::{Lane, Names, delay_key, job_key},
+    names::{LAST_LEVEL, Lane, Names, delay_key, job_key},
     topology::{self, Found},
 };
 use crate::{clock, domain::step::Kind};
 
 /// Messages that are no canaries, and are held meanwhile: beyond so many a lane is left alone.
 const HELD: usize = 8;
+
+/// How long a canary of a longer wait waits, in milliseconds.
+const CUT_SHORT: &str = "1000";
 
 /// A way to a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,13 +36,30 @@ pub enum Way {
     HandOver,
     /// A ticket that waits in the shortest class of the delays and comes through `out` to its return lane.
     Wait,
+    /// The same in the class of this level, its wait cut short: it comes after a second when nothing lies before it there.
+    LongWait(u8),
 }
 
 impl Way {
-    /// All of them.
+    /// All of them, but for the longer waits: each of those serves all kinds, so one canary proves it.
     pub const ALL: [Self; 4] = [Self::Job, Self::BulkJob, Self::HandOver, Self::Wait];
     /// Those that workers may take: they write no jobs.
     pub const OF_WORKERS: [Self; 2] = [Self::HandOver, Self::Wait];
+
+    /// The classes of waits beyond the shortest.
+    pub fn long_waits() -> impl Iterator<Item = Self> {
+        (1..=LAST_LEVEL).map(Self::LongWait)
+    }
+
+    /// The queue of the delays that it goes through.
+    #[must_use]
+    pub fn waits_in(self, names: &Names) -> Option<String> {
+        match self {
+            Self::Job | Self::BulkJob | Self::HandOver => None,
+            Self::Wait => Some(names.delay_queue(0)),
+            Self::LongWait(level) => Some(names.delay_queue(level)),
+        }
+    }
 
     /// In programs' words.
     #[must_use]
@@ -49,6 +69,7 @@ impl Way {
             Self::BulkJob => "bulk-job",
             Self::HandOver => "hand-over",
             Self::Wait => "wait",
+            Self::LongWait(_) => "long-wait",
         }
     }
 
@@ -60,7 +81,7 @@ impl Way {
             match self {
                 Self::Job => Lane::Intake,
                 Self::BulkJob => Lane::Bulk,
-                Self::HandOver | Self::Wait => Lane::Return,
+                Self::HandOver | Self::Wait | Self::LongWait(_) => Lane::Return,
             },
         )
     }
@@ -71,7 +92,7 @@ impl Way {
         match self {
             Self::Job | Self::BulkJob => names.jobs(),
             Self::HandOver => names.out(),
-            Self::Wait => names.delay(),
+            Self::Wait | Self::LongWait(_) => names.delay(),
         }
     }
 
@@ -81,6 +102,7 @@ impl Way {
             Self::BulkJob => job_key(kind, true),
             Self::HandOver => kind.name().to_owned(),
             Self::Wait => delay_key(0, kind),
+            Self::LongWait(level) => delay_key(level, kind),
         }
     }
 
@@ -93,10 +115,10 @@ impl Way {
                 "{lane}: what is published to {exchange} with key {:?} does not arrive; its binding is missing, or nobody takes from it",
                 self.key(kind)
             ),
-            Self::Wait => format!(
-                "{lane}: what waits a second does not arrive; {}, its binding to {exchange}, its way to {} or the binding of the lane there is missing",
-                names.delay_queue(0),
-                names.out()
+            Self::Wait | Self::LongWait(_) => format!(
+                "{lane}: what waits in {queue} does not arrive; that queue, its binding to {exchange}, its way to {} or the binding of the lane there is missing",
+                names.out(),
+                queue = self.waits_in(names).unwrap_or_default(),
             ),
         }
     }
@@ -122,7 +144,11 @@ pub async fn release(
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let (exchange, key) = (way.exchange(names), way.key(kind));
-    let properties = message::properties("longshore.canary", Headers::default().with(message::CANARY, id));
+    let mut properties = message::properties("longshore.canary", Headers::default().with(message::CANARY, id));
+    if matches!(way, Way::LongWait(_)) {
+        // Of this and the queue's own the smaller one counts.
+        properties = properties.with_expiration(CUT_SHORT.into());
+    }
     let published = async {
         let (exchange, key) = (exchange.as_str().into(), key.as_str().into());
         channel.basic_publish(exchange, key, BasicPublishOptions::default(), &[], properties).await?.await
@@ -203,6 +229,7 @@ mod tests {
             (Way::BulkJob, "test.w.upload.bulk.v1", "test.jobs.v1"),
             (Way::HandOver, "test.w.upload.return.v1", "test.out.v1"),
             (Way::Wait, "test.w.upload.return.v1", "test.delay.v1"),
+            (Way::LongWait(7), "test.w.upload.return.v1", "test.delay.v1.l07"),
         ] {
             let lost = way.lost(&names, Kind::Upload);
             assert!(lost.starts_with(&format!("{lane}: ")) && lost.contains(exchange), "{lost}");

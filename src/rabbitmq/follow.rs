@@ -40,11 +40,12 @@ pub struct Follow {
 }
 
 impl Rabbit {
-    /// Follows what happens under these accounts and topics from now on. Bound before it returns: what happens next is seen.
+    /// Follows what happens under these accounts and topics from now on, without a topic whatever happens to the account's
+    /// jobs. Bound before it returns: what happens next is seen.
     ///
     /// # Errors
     /// [`Error`] names the right that is missing.
-    pub async fn follow(&self, of: &[(AccountName, Topic)]) -> Result<Follow, Error> {
+    pub async fn follow(&self, of: &[(AccountName, Option<Topic>)]) -> Result<Follow, Error> {
         let connection = self.connection().await?;
         let failed = |right: &'static str| {
             move |error: lapin::Error| {
@@ -62,6 +63,7 @@ impl Rabbit {
         let declared = channel.queue_declare("".into(), options, FieldTable::default()).await;
         let queue = declared.map_err(failed("configure on ^amq\\.gen-"))?.name().clone();
         for (account, topic) in of {
+            let topic = topic.as_ref().map_or("#", Topic::as_str);
             let key = format!("v1.{account}.*.*.{topic}");
             let (exchange, options) = (self.names().events(), QueueBindOptions::default());
             let bound = channel.queue_bind(

@@ -30,6 +30,7 @@ use crate::{
         step::Kind,
         ticket::Ticket,
         time::Moment,
+        trace::Trace,
     },
     engine::ports::Unavailable,
 };
@@ -84,6 +85,7 @@ struct Held {
     /// Exchange and key of what had no route.
     unrouted: Option<(String, String)>,
     user: Option<String>,
+    trace: Option<Trace>,
     acker: Option<Acker>,
 }
 
@@ -173,11 +175,11 @@ fn held(delivery: Delivery, shelf: Shelf) -> Held {
             body: Some(body),
         },
     };
-    let user = message::producer(&delivery);
+    let (user, trace) = (message::producer(&delivery), message::trace(&delivery));
     // An alternate exchange leaves a message the exchange and the key that it was published with.
     let published = (delivery.exchange.to_string(), delivery.routing_key.to_string());
     let unrouted = (shelf == Shelf::Unrouted).then_some(published);
-    Held { letter, from, unrouted, user, acker: Some(delivery.acker) }
+    Held { letter, from, unrouted, user, trace, acker: Some(delivery.acker) }
 }
 
 /// A number that stays the same however often the letter is looked at: forty-eight bits of its content's hash.
@@ -235,9 +237,9 @@ impl Letters {
             return Ok(false);
         };
         let (body, (kind, lane)) = (held.letter.body.clone().unwrap_or_default().into_bytes(), held.from);
-        let names = rabbit.names();
+        let (names, headers) = (rabbit.names(), Headers::default().of_trace("", held.trace.as_ref()));
         if let Some((exchange, key)) = held.unrouted.clone() {
-            let properties = as_ours(rabbit, message::properties("longshore.job", Headers::default()));
+            let properties = as_ours(rabbit, message::properties("longshore.job", headers));
             self.publish(Outgoing { exchange, key, body, properties }).await?;
             return self.discard(id).await;
         }
@@ -247,7 +249,7 @@ impl Letters {
                 Outgoing { exchange: names.out(), key: kind.name().to_owned(), body, properties }
             }
             Lane::Intake | Lane::Bulk => {
-                let properties = as_ours(rabbit, message::properties("longshore.job", Headers::default()));
+                let properties = as_ours(rabbit, message::properties("longshore.job", headers));
                 Outgoing { exchange: names.jobs(), key: job_key(kind, lane == Lane::Bulk), body, properties }
             }
         };

@@ -17,13 +17,21 @@ use crate::{
         settlement::SetAside,
         step::Kind,
         time::Moment,
+        trace::Trace,
     },
 };
 
 /// Marks a message that proves a way, and holds its id.
 pub(super) const CANARY: &str = "longshore-canary";
+/// The trace that a dead letter belongs to.
+const TRACE_ID: &str = "longshore-trace-id";
 /// Says what the body of a dead letter is: `end` or `message`.
 pub const FORM: &str = "longshore-form";
+
+/// The header of a trace context, see [`Trace`].
+const TRACEPARENT: &str = "traceparent";
+/// What other tracing systems want carried along.
+const TRACESTATE: &str = "tracestate";
 
 /// A message to be published: persistent, in JSON.
 #[derive(Debug)]
@@ -51,6 +59,16 @@ impl Headers {
         self.0.insert(ShortString::from(name), AMQPValue::LongString(value.as_ref().into()));
         self
     }
+
+    /// A trace context, each name behind this prefix.
+    pub(super) fn of_trace(self, prefix: &str, trace: Option<&Trace>) -> Self {
+        let Some(trace) = trace else { return self };
+        let headers = self.with(&format!("{prefix}{TRACEPARENT}"), trace.parent());
+        match trace.state() {
+            Some(state) => headers.with(&format!("{prefix}{TRACESTATE}"), state),
+            None => headers,
+        }
+    }
 }
 
 pub(super) fn properties(kind: &str, headers: Headers) -> BasicProperties {
@@ -74,8 +92,7 @@ pub(super) fn of_event(event: &Event, exchange: String, key: String) -> Outgoing
             headers = headers.with(&format!("ce-{name}"), text);
         }
     }
-    let kind = format!("dev.longshore.job.{}.v1", event.name);
-    let properties = properties(&kind, headers).with_message_id(event.id.to_string().into());
+    let properties = properties(&event.name.type_name(), headers).with_message_id(event.id.to_string().into());
     Outgoing { exchange, key, body: event.payload().to_string().into_bytes(), properties }
 }
 
@@ -98,6 +115,7 @@ pub(super) fn read_event(delivery: &Delivery) -> Option<Event> {
         time: text("ce-time")?.parse::<jiff::Timestamp>().ok()?.into(),
         topic: serde_json::from_value(topic.into()).ok()?,
         labels: data.get("labels").and_then(|labels| serde_json::from_value(labels.clone()).ok()).unwrap_or_default(),
+        trace: text("ce-traceparent").and_then(|parent| Trace::read(&parent, text("ce-tracestate").as_deref())),
         data,
     })
 }
@@ -110,8 +128,12 @@ pub(super) fn of_end(end: &End, exchange: String) -> Result<Outgoing, serde_json
         .with("longshore-kind", end.ticket.job.kind.name())
         .with("longshore-fail-class", end.class().as_str())
         .with("longshore-fail-fingerprint", end.fingerprint())
+        .with("longshore-fail-first", end.failing_since().timestamp().to_string())
         .with("longshore-fail-last", end.at.timestamp().to_string())
+        .with("longshore-attempts", end.ticket.attempts.to_string())
         .with("longshore-build", env!("CARGO_PKG_VERSION"));
+    let trace = end.ticket.trace_context();
+    let headers = headers.with(TRACE_ID, trace.id()).of_trace("", Some(&trace));
     let body = serde_json::to_vec(end)?;
     let properties = properties("longshore.dead-letter", headers);
     Ok(Outgoing { exchange, key: "set-aside".to_owned(), body, properties })
@@ -131,8 +153,16 @@ pub(super) fn of_set_aside((kind, lane): (Kind, Lane), message: &SetAside, excha
     if let Some(job) = &message.job {
         headers = headers.with("longshore-job", job.to_string());
     }
+    if let Some(trace) = &message.trace {
+        headers = headers.with(TRACE_ID, trace.id()).of_trace("", Some(trace));
+    }
     let properties = properties("longshore.dead-letter", headers);
     Outgoing { exchange, key: "set-aside".to_owned(), body: message.body.clone().into_bytes(), properties }
+}
+
+/// The trace context that it came with; what is no context counts as none.
+pub(super) fn trace(delivery: &Delivery) -> Option<Trace> {
+    Trace::read(&header(delivery, TRACEPARENT)?, header(delivery, TRACESTATE).as_deref())
 }
 
 /// When it was published, by the publisher's clock.

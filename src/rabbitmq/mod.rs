@@ -12,8 +12,10 @@ pub mod canary;
 pub mod definitions;
 mod follow;
 mod letters;
+pub mod management;
 mod message;
 mod names;
+mod rights;
 mod session;
 pub mod topology;
 mod visit;
@@ -36,6 +38,7 @@ use crate::{
     clock::{self, Shift},
     domain::{step::Kind, time::Moment},
     engine::ports::{Completes, Unavailable},
+    telemetry::{BrokerSession, FleetMetrics},
 };
 
 pub use self::{
@@ -72,6 +75,8 @@ pub struct Options {
     pub lanes: BTreeMap<Kind, u16>,
     /// Moves the clock, for tests.
     pub shift: Shift,
+    /// Where it is counted what happens here.
+    pub metrics: FleetMetrics,
 }
 
 /// A session that lived so long was a good one.
@@ -112,6 +117,7 @@ impl Default for Options {
             confirm_timeout: Duration::from_secs(10),
             lanes: BTreeMap::new(),
             shift: Shift::default(),
+            metrics: FleetMetrics::default(),
         }
     }
 }
@@ -224,6 +230,7 @@ impl Rabbit {
                     tracing::info!(session = number, "connected to the broker");
                     knocks = knocking.build();
                     let opened_at = clock::monotonic();
+                    self.inner.options.metrics.session(BrokerSession::Opened);
                     self.inner.session.send_replace(State::Up(Arc::clone(&session)));
                     let ended = tokio::select! {
                         biased;
@@ -235,13 +242,18 @@ impl Rabbit {
                         waits = backoff.build();
                     }
                     let Some(why) = ended else {
+                        self.inner.options.metrics.hung_up();
                         session.close().await;
                         self.inner.session.send_replace(State::Down("closed".to_owned()));
                         return;
                     };
+                    self.inner.options.metrics.session(BrokerSession::Lost);
                     why
                 }
-                Err(why) => why,
+                Err(why) => {
+                    self.inner.options.metrics.session(BrokerSession::Failed);
+                    why
+                }
             };
             tracing::warn!(session = number, why, "no connection to the broker; connecting again");
             let before = self.inner.session.send_replace(State::Down(why));

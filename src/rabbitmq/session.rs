@@ -38,8 +38,9 @@ use super::{
 };
 use crate::{
     clock,
-    domain::{step::Kind, time::Moment},
+    domain::{step::Kind, time::Moment, trace::Trace},
     engine::ports::Unavailable,
+    telemetry::{FleetMetrics, Publish},
 };
 
 /// A message in our hands. Dropped without being settled it is given back, and comes again as redelivered.
@@ -55,6 +56,7 @@ impl Drop for Delivery {
         if let Some(acker) = self.acker.take() {
             self.session.reject(acker);
         }
+        self.session.metrics.let_go(self.lane.0, self.lane.1.name());
     }
 }
 
@@ -68,18 +70,20 @@ pub(super) struct Arrived {
     pub producer: Option<String>,
     pub message_id: Option<String>,
     pub published_at: Option<Moment>,
+    pub trace: Option<Trace>,
 }
 
 impl Arrived {
     fn new(session: Arc<Session>, lane: (Kind, Lane), is_spent: bool, message: Message) -> Self {
         let (producer, message_id) = (message::producer(&message), message::message_id(&message));
-        let published_at = message::published_at(&message);
+        let (published_at, trace) = (message::published_at(&message), message::trace(&message));
         let body = String::from_utf8(message.data)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        session.metrics.given_out(lane.0, lane.1.name());
         let delivery = Delivery { session, lane, acker: Some(message.acker) };
         // What the broker dead-lettered may come flagged at its first delivery, and has been given out in any case.
         let is_redelivered = message.redelivered || is_spent;
-        Self { delivery, body, is_redelivered, is_spent, producer, message_id, published_at }
+        Self { delivery, body, is_redelivered, is_spent, producer, message_id, published_at, trace }
     }
 }
 
@@ -111,6 +115,7 @@ pub(super) struct Session {
     consumers: Mutex<BTreeMap<Source, Lined>>,
     /// Lanes whose messages are being taken in.
     taking_in: watch::Sender<usize>,
+    metrics: FleetMetrics,
 }
 
 pub(super) fn down(why: impl Into<String>) -> Unavailable {
@@ -127,8 +132,20 @@ pub(super) fn told(error: &lapin::Error) -> String {
 pub(super) enum Refused {
     /// The broker is full for now, and says so.
     Full(String),
+    /// It has no route.
+    Returned(String),
     /// Anything else.
     Down(Unavailable),
+}
+
+/// For whoever counts.
+const fn outcome_of(published: &Result<(), Refused>) -> Publish {
+    match published {
+        Ok(()) => Publish::Confirmed,
+        Err(Refused::Full(_)) => Publish::Refused,
+        Err(Refused::Returned(_)) => Publish::Returned,
+        Err(Refused::Down(_)) => Publish::Unknown,
+    }
 }
 
 impl From<Unavailable> for Refused {
@@ -141,6 +158,7 @@ impl From<Refused> for Unavailable {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Full(why) => down(format!("the broker accepts nothing for the moment: {why}")),
+            Refused::Returned(why) => down(why),
             Refused::Down(down) => down,
         }
     }
@@ -171,6 +189,7 @@ impl Session {
             consuming,
             consumers: Mutex::default(),
             taking_in: watch::Sender::new(0),
+            metrics: options.metrics.clone(),
         });
         tasks.spawn(listen(Arc::clone(&session), session.publishing.events_listener()));
         if let Some(consuming) = &session.consuming {
@@ -276,7 +295,7 @@ impl Session {
         loop {
             match self.publish_once(message).await {
                 Err(Refused::Full(why)) => tracing::warn!(why, "the broker is full; publishing again"),
-                Err(Refused::Down(down)) => return Err(down),
+                Err(refused @ (Refused::Returned(_) | Refused::Down(_))) => return Err(refused.into()),
                 Ok(()) => return Ok(()),
             }
             tokio::select! {
@@ -289,6 +308,13 @@ impl Session {
 
     /// Publishes once, for whoever would rather know that the broker is full.
     pub(super) async fn publish_once(&self, message: &Outgoing) -> Result<(), Refused> {
+        let begun = clock::monotonic();
+        let published = self.publish_and_confirm(message).await;
+        self.metrics.published(outcome_of(&published), begun.elapsed());
+        published
+    }
+
+    async fn publish_and_confirm(&self, message: &Outgoing) -> Result<(), Refused> {
         if self.is_over() {
             return Err(down("the connection is gone").into());
         }
@@ -318,7 +344,7 @@ impl Session {
         };
         match confirmed {
             Ok(Confirmation::Ack(None)) => Ok(()),
-            Ok(Confirmation::Ack(Some(_))) => Err(down(format!("{exchange:?} has no route for {key:?}")).into()),
+            Ok(Confirmation::Ack(Some(_))) => Err(Refused::Returned(format!("{exchange:?} has no route for {key:?}"))),
             Ok(Confirmation::Nack(_)) => Err(Refused::Full(format!("a queue behind {exchange:?} refused a message"))),
             Ok(Confirmation::NotRequested) => {
                 self.end("confirms are off");
@@ -444,10 +470,12 @@ async fn listen(session: Arc<Session>, events: impl futures_util::Stream<Item = 
             Some(Event::ConnectionBlocked(reason)) => {
                 tracing::warn!(reason, "the broker accepts nothing for the moment");
                 session.is_blocked.store(true, Ordering::Relaxed);
+                session.metrics.blocked(true);
             }
             Some(Event::ConnectionUnblocked) => {
                 tracing::info!("the broker accepts messages again");
                 session.is_blocked.store(false, Ordering::Relaxed);
+                session.metrics.blocked(false);
             }
             Some(Event::Error(error)) => return session.end(told(&error)),
             Some(_) => {}

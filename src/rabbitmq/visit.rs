@@ -8,6 +8,7 @@ use super::{
     Rabbit,
     canary::{self, StandIn, Way},
     names::Names,
+    rights,
     session::{self, down, told},
     topology::{self, Depth, Found, Looked, Object, Provisioned},
 };
@@ -66,6 +67,30 @@ impl Visit {
     /// [`Unavailable`]: it may fly all the same.
     pub async fn release(&self, way: (Kind, Way), id: &str) -> Result<Found, Unavailable> {
         within(ANSWER, canary::release(&self.connection, &self.names, way, id)).await
+    }
+
+    /// May this user publish there? `Well` when it may. Nothing is published.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: gone, or an alarm stops all publishers.
+    pub async fn may_write(&self, exchange: &str) -> Result<Found, Unavailable> {
+        within(rights::ANSWER, rights::may_write(&self.connection, exchange)).await
+    }
+
+    /// May this user consume the queue? `Well` when it may. Nothing is consumed.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn may_read(&self, queue: &str) -> Result<Found, Unavailable> {
+        within(rights::ANSWER, rights::may_read(&self.connection, queue)).await
+    }
+
+    /// May this user configure a topic exchange that is there? `Well` when it may. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn may_configure(&self, exchange: &str) -> Result<Found, Unavailable> {
+        within(rights::ANSWER, rights::may_configure(&self.connection, exchange)).await
     }
 
     /// Stands in for the consumers of a lane.

@@ -58,7 +58,11 @@ impl Store {
     /// Notes the life and the clock that an answer told.
     pub(super) fn saw(&self, birth: Birth, now: Moment) {
         let now = Moment::from_millis(now.as_millis().saturating_sub(self.options().shift.millis()));
-        *lock(&self.inner.known.seen) = Some(Seen { birth, now, at: clock::boot_time() });
+        let before = lock(&self.inner.known.seen).replace(Seen { birth, now, at: clock::boot_time() });
+        if before.is_some_and(|before| before.birth.epoch != birth.epoch) {
+            tracing::warn!("the memory is in another life: it was emptied, started anew, or failed over");
+            self.options().metrics.epoch_changed();
+        }
     }
 
     /// Notes that this process holds a job by a record that it wrote.

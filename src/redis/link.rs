@@ -1,6 +1,7 @@
 //! One connection for all who ask: made with the first command, made anew when it is gone, and never waited for long.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,7 +15,11 @@ use redis::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::{clock, engine::ports::Unavailable};
+use crate::{
+    clock,
+    engine::ports::Unavailable,
+    telemetry::{FleetMetrics, MemoryCall},
+};
 
 /// After a connection could not be made nobody tries again for so long: what comes meanwhile is told at once.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -31,12 +36,16 @@ pub struct Address {
 }
 
 /// The nodes that know which server is the primary.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Sentinel {
     /// The primary's name there.
     pub master: String,
     /// Where they are.
     pub nodes: Vec<Node>,
+    /// Our user there; none: their default one.
+    pub user: Option<String>,
+    /// Its password; none: they ask for none.
+    pub password: Option<SecretString>,
 }
 
 /// A host and a port.
@@ -89,18 +98,20 @@ pub(super) struct Link {
     patience: Duration,
     place: String,
     state: Mutex<State>,
+    metrics: FleetMetrics,
 }
 
 enum Source {
     Single(Client),
-    Sentinel(SentinelClient),
+    /// With the primary's name there.
+    Sentinel(SentinelClient, String),
 }
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Single(_) => "Single",
-            Self::Sentinel(_) => "Sentinel",
+            Self::Sentinel(..) => "Sentinel",
         })
     }
 }
@@ -122,11 +133,19 @@ fn says(error: &RedisError, code: &str) -> bool {
     error.code() == Some(code) || error.to_string().split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code)
 }
 
-/// How a script's missing right is worded: it has no code of its own.
-const NO_RIGHT: &str = "The user executing the script can't";
+/// How a script's missing right is worded, by Redis 7.0, and by Redis 8 and Valkey 9: it has no code of its own.
+const NO_RIGHT: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
 
 /// Refusals of a server that cannot keep what we write: another may be the primary by now.
 const LEFT: [&str; 4] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "LOADING"];
+
+/// The server is gone, mute, or cannot keep what we write: it is left, and counts as not answering.
+fn is_gone(error: &RedisError) -> bool {
+    error.is_connection_dropped()
+        || error.is_io_error()
+        || error.is_timeout()
+        || LEFT.into_iter().any(|code| says(error, code))
+}
 
 /// What a person can do about a refusal, by its code.
 const HINTS: [(&str, &str); 5] = [
@@ -141,7 +160,7 @@ const HINTS: [(&str, &str); 5] = [
 fn told(error: &RedisError) -> Unavailable {
     let hint = if error.kind() == ErrorKind::AuthenticationFailed {
         Some("user or password of the memory is refused")
-    } else if error.to_string().contains(NO_RIGHT) {
+    } else if NO_RIGHT.iter().any(|words| error.to_string().contains(words)) {
         Some("the user of the memory lacks a right")
     } else {
         HINTS.into_iter().find(|(code, _)| says(error, code)).map(|(_, hint)| hint)
@@ -150,6 +169,16 @@ fn told(error: &RedisError) -> Unavailable {
         Some(hint) => format!("Redis: {error}; {hint}"),
         None => format!("Redis: {error}"),
     })
+}
+
+/// What a Sentinel said: its users and passwords are not those of the memory.
+fn by_sentinel(error: &RedisError) -> Unavailable {
+    let hint = if error.kind() == ErrorKind::AuthenticationFailed || says(error, "NOAUTH") {
+        "; see redis.sentinel_user and redis.sentinel_password"
+    } else {
+        ""
+    };
+    down(format!("Sentinel: {error}{hint}"))
 }
 
 impl Address {
@@ -210,6 +239,12 @@ impl Address {
         if let Some(password) = info.redis_settings().password() {
             builder = builder.set_client_to_redis_password(password);
         }
+        if let Some(user) = &sentinel.user {
+            builder = builder.set_client_to_sentinel_username(user);
+        }
+        if let Some(password) = &sentinel.password {
+            builder = builder.set_client_to_sentinel_password(password.expose_secret());
+        }
         if is_tls {
             builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
             builder = builder.set_client_to_sentinel_tls_mode(TlsMode::Secure);
@@ -218,12 +253,16 @@ impl Address {
             builder = builder.set_client_to_redis_certificates(certificates.clone());
             builder = builder.set_client_to_sentinel_certificates(certificates);
         }
-        builder.build().map(Source::Sentinel).map_err(wrong)
+        builder.build().map(|client| Source::Sentinel(client, sentinel.master.clone())).map_err(wrong)
     }
 }
 
 impl Link {
-    pub(super) fn new(address: &Address, connect: Duration, response: Duration) -> Result<Self, Error> {
+    pub(super) fn new(
+        address: &Address,
+        (connect, response): (Duration, Duration),
+        metrics: FleetMetrics,
+    ) -> Result<Self, Error> {
         // The crate's own default is 500 ms, too little for a server that saves or fails over.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(connect))
@@ -235,6 +274,7 @@ impl Link {
             place: address.place(),
             patience: connect.saturating_add(response),
             state: Mutex::default(),
+            metrics,
         })
     }
 
@@ -288,26 +328,94 @@ impl Link {
     }
 
     /// Runs a script. Not repeated when its answer is lost: it may have written.
-    pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, Unavailable> {
-        let (number, mut connection) = self.connection().await?;
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        name: &'static str,
+        call: &ScriptInvocation<'_>,
+    ) -> Result<T, Unavailable> {
+        let begun = clock::monotonic();
+        let (number, mut connection) = self.connection_for(name, begun).await?;
         let answer = call.invoke_async(&mut connection).await;
+        self.counted(name, begun, number, answer)
+    }
+
+    async fn connection_for(
+        &self,
+        name: &'static str,
+        begun: Instant,
+    ) -> Result<(u64, MultiplexedConnection), Unavailable> {
+        let connection = self.connection().await;
+        connection.inspect_err(|_| self.metrics.memory_call(name, MemoryCall::Gone, begun.elapsed()))
+    }
+
+    /// Counts what came of a call, and leaves a server that is gone.
+    fn counted<T>(
+        &self,
+        name: &'static str,
+        begun: Instant,
+        number: u64,
+        answer: Result<T, RedisError>,
+    ) -> Result<T, Unavailable> {
+        let outcome = match &answer {
+            Ok(_) => MemoryCall::Ok,
+            Err(error) if is_gone(error) => MemoryCall::Gone,
+            Err(_) => MemoryCall::Refused,
+        };
+        self.metrics.memory_call(name, outcome, begun.elapsed());
         answer.map_err(|error| self.failed(number, &error))
     }
 
     /// Runs a command.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
-        let (number, mut connection) = self.connection().await?;
+        let begun = clock::monotonic();
+        let (number, mut connection) = self.connection_for("command", begun).await?;
         let answer = command.query_async(&mut connection).await;
-        answer.map_err(|error| self.failed(number, &error))
+        self.counted("command", begun, number, answer)
+    }
+
+    /// As [`Self::query`]; none when our user may not ask this.
+    pub(super) async fn try_query<T: FromRedisValue>(&self, command: &Cmd) -> Result<Option<T>, Unavailable> {
+        let (number, mut connection) = self.connection().await?;
+        match command.query_async(&mut connection).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if says(&error, "NOPERM") => Ok(None),
+            Err(error) => Err(self.failed(number, &error)),
+        }
+    }
+
+    /// Does the server refuse this for a missing right? Refused for anything else it was allowed.
+    pub(super) async fn forbids(&self, command: &Cmd) -> Result<bool, Unavailable> {
+        let (number, mut connection) = self.connection().await?;
+        match command.query_async::<redis::Value>(&mut connection).await {
+            Err(error) if says(&error, "NOPERM") => Ok(true),
+            Err(error) if error.is_connection_dropped() || error.is_io_error() || error.is_timeout() => {
+                Err(self.failed(number, &error))
+            }
+            Ok(_) | Err(_) => Ok(false),
+        }
+    }
+
+    /// What a Sentinel says of the primary; none where there are no Sentinels.
+    pub(super) async fn ask_sentinel(&self) -> Result<Option<BTreeMap<String, String>>, Unavailable> {
+        let mut source = self.source.lock().await;
+        let Source::Sentinel(sentinel, master) = &mut *source else { return Ok(None) };
+        let asked = async {
+            let client = sentinel.async_get_sentinel_client().await?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&self.config).await?;
+            let mut ask = redis::cmd("SENTINEL");
+            ask.arg("MASTER").arg(master.as_str());
+            ask.query_async(&mut connection).await
+        };
+        let answer = tokio::time::timeout(self.patience, Box::pin(asked)).await;
+        match answer {
+            Ok(answer) => answer.map(Some).map_err(|error| by_sentinel(&error)),
+            Err(_) => Err(down("no Sentinel answered in time")),
+        }
     }
 
     /// A server that refuses what we asked stays; one that is gone, mute, or no longer the primary is left.
     fn failed(&self, number: u64, error: &RedisError) -> Unavailable {
-        let is_gone = error.is_connection_dropped()
-            || error.is_io_error()
-            || error.is_timeout()
-            || LEFT.into_iter().any(|code| says(error, code));
-        if is_gone {
+        if is_gone(error) {
             self.drop_connection(number);
         }
         told(error)
@@ -329,14 +437,14 @@ impl Link {
 }
 
 /// A value of `INFO`.
-fn field(info: &str, name: &str) -> Option<String> {
+pub(super) fn field(info: &str, name: &str) -> Option<String> {
     info.lines().find_map(|line| Some(line.trim_end().strip_prefix(name)?.strip_prefix(':')?.to_owned()))
 }
 
 async fn connect(source: &mut Source, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, Unavailable> {
     let client = match source {
         Source::Single(client) => client.clone(),
-        Source::Sentinel(sentinel) => sentinel.async_get_client().await.map_err(|error| told(&error))?,
+        Source::Sentinel(sentinel, _) => sentinel.async_get_client().await.map_err(|error| by_sentinel(&error))?,
     };
     let mut connection =
         client.get_multiplexed_async_connection_with_config(config).await.map_err(|error| told(&error))?;

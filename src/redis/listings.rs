@@ -32,7 +32,7 @@ impl Store {
         for argument in more {
             call.arg(argument);
         }
-        self.run(&mut call).await
+        self.run("listing", &mut call).await
     }
 }
 
@@ -90,7 +90,7 @@ impl Listings for Store {
         let mut call = self.inner.scripts.listed.prepare_invoke();
         call.key(self.born()).key(format!("{listing}:whole")).key(format!("{listing}:partial"));
         call.arg(&listing).arg(word(name));
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("listed", &mut call).await?;
         // The newer listing comes first: what it says of a product counts.
         let mut products: BTreeMap<String, Product> = BTreeMap::new();
         for pair in answer.chunks_exact(2) {

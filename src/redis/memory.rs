@@ -58,7 +58,7 @@ impl Store {
     pub async fn waits_for_poll(&self, job: &JobKey) -> Result<(), Unavailable> {
         let mut call = self.inner.scripts.waits.prepare_invoke();
         call.key(self.polls(&job.account)).arg(job.to_string()).arg(millis(self.options().retention));
-        self.run(&mut call).await.map(|_: u8| ())
+        self.run("waits", &mut call).await.map(|_: u8| ())
     }
 
     /// As [`Memory::swap`], and writes what people are shown with it.
@@ -84,7 +84,7 @@ impl Store {
         for (name, value) in shown.fields(record) {
             call.arg(name).arg(value);
         }
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("swap", &mut call).await?;
         if let [version] = answer.as_slice() {
             return Ok(Written::Done(version.parse().map_err(|_| foreign("a version"))?));
         }
@@ -98,7 +98,7 @@ impl Memory for Store {
     async fn load(&self, job: &JobKey) -> Result<Present, Unavailable> {
         let mut call = self.inner.scripts.load.prepare_invoke();
         call.key(self.born()).key(self.record(job));
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("load", &mut call).await?;
         let present = read(&answer)?;
         self.saw(present.birth, present.now);
         Ok(present)

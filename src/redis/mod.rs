@@ -9,6 +9,7 @@
 //! this folder names the crate `redis`.
 
 mod canary;
+mod exam;
 mod known;
 mod link;
 mod listings;
@@ -31,16 +32,18 @@ use crate::{
         quota::Limits,
     },
     engine::ports::Unavailable,
+    telemetry::FleetMetrics,
 };
 
-use self::{known::Known, link::Link, scripts::Scripts};
 pub use self::{
+    exam::{Exam, Mark},
     link::{Address, Error, Node, Sentinel, Server, Tls},
     memory::Written,
     quota::Told,
     rates::Rates,
     view::{Shown, TicketFacts},
 };
+use self::{known::Known, link::Link, scripts::Scripts};
 
 /// How the memory is set up.
 #[derive(Debug, Clone)]
@@ -69,6 +72,8 @@ pub struct Options {
     pub accounts: BTreeMap<AccountName, Scope>,
     /// Moves the clock, for tests.
     pub shift: Shift,
+    /// Where it is counted what happens here.
+    pub metrics: FleetMetrics,
 }
 
 /// An account's quota.
@@ -95,6 +100,7 @@ impl Default for Options {
             max_workers: 16,
             accounts: BTreeMap::new(),
             shift: Shift::default(),
+            metrics: FleetMetrics::default(),
         }
     }
 }
@@ -119,7 +125,8 @@ impl Store {
     /// # Errors
     /// [`Error`] when the address or its certificates cannot be used.
     pub fn new(address: &Address, options: Options) -> Result<Self, Error> {
-        let link = Link::new(address, options.connect_timeout, options.response_timeout)?;
+        let timeouts = (options.connect_timeout, options.response_timeout);
+        let link = Link::new(address, timeouts, options.metrics.clone())?;
         Ok(Self { inner: Arc::new(Inner { link, scripts: Scripts::new(), options, known: Known::default() }) })
     }
 
@@ -144,13 +151,17 @@ impl Store {
     pub async fn born_clean(&self, only_missing: bool) -> Result<bool, Unavailable> {
         let mut call = self.inner.scripts.born_clean.prepare_invoke();
         call.key(self.born()).arg(if only_missing { "1" } else { "0" });
-        self.run(&mut call).await.map(|written: u8| written == 1)
+        self.run("born_clean", &mut call).await.map(|written: u8| written == 1)
     }
 
-    /// Runs a script; its last argument moves its clock.
-    async fn run<T: FromRedisValue>(&self, call: &mut ScriptInvocation<'_>) -> Result<T, Unavailable> {
+    /// Runs a script, which is counted by its name; its last argument moves its clock.
+    async fn run<T: FromRedisValue>(
+        &self,
+        name: &'static str,
+        call: &mut ScriptInvocation<'_>,
+    ) -> Result<T, Unavailable> {
         call.arg(self.options().shift.millis());
-        self.inner.link.run(call).await
+        self.inner.link.run(name, call).await
     }
 
     fn options(&self) -> &Options {

@@ -55,7 +55,7 @@ impl Store {
     }
 
     async fn told(&self, call: &mut ScriptInvocation<'_>) -> Result<Told<(String, Option<Moment>)>, Unavailable> {
-        let answer: Vec<String> = self.run(call).await?;
+        let answer: Vec<String> = self.run("quota", call).await?;
         let [word, at, now, pause] = answer.as_slice() else { return Err(foreign("a bucket")) };
         let at = if at.is_empty() { None } else { Some(moment(at)?) };
         Ok(Told { answer: (word.clone(), at), now: moment(now)?, pause: moment(pause)? })

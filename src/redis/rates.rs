@@ -22,6 +22,7 @@ use crate::{
         time::Moment,
     },
     engine::ports::{Quota, Unavailable},
+    telemetry::{Decider, GateCause},
 };
 
 /// A memory that did not answer is asked again after so long, by one caller.
@@ -165,6 +166,26 @@ impl Rates {
         })
     }
 
+    /// Permit or refusal, and who gave it.
+    async fn decide(
+        &self,
+        account: &AccountName,
+        class: QuotaClass,
+        refusals: u32,
+        chance: f64,
+    ) -> (Admission, Decider) {
+        let own = || (self.own_permit(account, class, refusals, chance), Decider::Own);
+        let Some(memory) = self.memory() else { return own() };
+        let Some(told) = self.told(account, memory.ask_permit(account, class, refusals, chance).await) else {
+            return own();
+        };
+        let Some((pause, true)) = self.own_pause(account, &told) else { return (told.answer, Decider::Shared) };
+        // The memory has forgotten it, or never heard of it.
+        self.told(account, memory.tell_throttled(account, pause.since(told.now)).await);
+        let jitter = scaled(self.store.scope(account).limits.wait_min, chance);
+        (Admission::Refused { until: pause.after(jitter), by_gate: true }, Decider::Shared)
+    }
+
     /// A pause that this process knows of stands, whatever else the memory says: until when, and is it news to the memory?
     fn own_pause<T>(&self, account: &AccountName, told: &Told<T>) -> Option<(Moment, bool)> {
         self.with_own(account, |own, _, _| (own.pause > told.now).then_some((own.pause, own.pause > told.pause)))
@@ -179,18 +200,13 @@ impl Quota for Rates {
         refusals: u32,
         chance: f64,
     ) -> Result<Admission, Unavailable> {
-        let Some(memory) = self.memory() else { return Ok(self.own_permit(account, class, refusals, chance)) };
-        let Some(told) = self.told(account, memory.ask_permit(account, class, refusals, chance).await) else {
-            return Ok(self.own_permit(account, class, refusals, chance));
-        };
-        let Some((pause, true)) = self.own_pause(account, &told) else { return Ok(told.answer) };
-        // The memory has forgotten it, or never heard of it.
-        self.told(account, memory.tell_throttled(account, pause.since(told.now)).await);
-        let jitter = scaled(self.store.scope(account).limits.wait_min, chance);
-        Ok(Admission::Refused { until: pause.after(jitter), by_gate: true })
+        let (admission, by) = self.decide(account, class, refusals, chance).await;
+        self.store.options().metrics.permit(class, &admission, by);
+        Ok(admission)
     }
 
     async fn throttled(&self, account: &AccountName, pause: Duration) -> Result<Moment, Unavailable> {
+        self.store.options().metrics.gate_closed(GateCause::Throttled);
         if let Some(memory) = self.memory()
             && let Some(told) = self.told(account, memory.tell_throttled(account, pause).await)
         {
@@ -213,9 +229,15 @@ impl Quota for Rates {
 
     async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {
         let own = self.with_own(account, |own, now, limits| own.bucket.failed(now, limits));
-        let Some(memory) = self.memory() else { return Ok(own) };
-        let told = self.told(account, memory.tell_failed(account).await);
-        Ok(told.map_or(own, |told| told.answer))
+        let told = match self.memory() {
+            Some(memory) => self.told(account, memory.tell_failed(account).await),
+            None => None,
+        };
+        let closed = told.map_or(own, |told| told.answer);
+        if closed.is_some() {
+            self.store.options().metrics.gate_closed(GateCause::Failures);
+        }
+        Ok(closed)
     }
 
     async fn succeeded(&self, account: &AccountName) -> Result<(), Unavailable> {

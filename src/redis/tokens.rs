@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Store, millis};
-use crate::{domain::time::Moment, engine::ports::Unavailable};
+use crate::{domain::time::Moment, engine::ports::Unavailable, telemetry::Lookup};
 
 impl Store {
     /// The sealed token under this word, unless it has expired.
@@ -13,7 +13,13 @@ impl Store {
     pub async fn load_token(&self, word: &str) -> Result<Option<Vec<u8>>, Unavailable> {
         let mut get = redis::cmd("GET");
         get.arg(self.key("tok", word));
-        self.inner.link.query(&get).await
+        let found: Result<Option<Vec<u8>>, Unavailable> = self.inner.link.query(&get).await;
+        self.options().metrics.token_lookup(match &found {
+            Ok(Some(_)) => Lookup::Hit,
+            Ok(None) => Lookup::Miss,
+            Err(_) => Lookup::Failed,
+        });
+        found
     }
 
     /// Keeps a sealed token until it expires.
@@ -45,6 +51,6 @@ impl Store {
     async fn lease(&self, verb: &str, word: &str, owner: u128, span: Duration) -> Result<bool, Unavailable> {
         let mut call = self.inner.scripts.lease.prepare_invoke();
         call.key(self.key("lock:tok", word)).arg(verb).arg(format!("{owner:032x}")).arg(millis(span).max(1));
-        self.run(&mut call).await.map(|held: u8| held == 1)
+        self.run("lease", &mut call).await.map(|held: u8| held == 1)
     }
 }

@@ -9,6 +9,9 @@ use crate::{
     engine::ports::{Turn, TurnKey, Turns, Unavailable},
 };
 
+/// So many products' makers are asked for in one go.
+const OWNERS: usize = 500;
+
 impl Store {
     fn turn_key(&self, key: &TurnKey) -> String {
         match key {
@@ -32,7 +35,29 @@ impl Store {
         call.key(self.born()).key(self.turn_key(key)).arg(verb).arg(job.to_string()).arg(span);
         // Remembered for longer than it holds: a mark that ran out proves again once its own job has it again.
         call.arg(span.saturating_mul(72)).arg(stamp.map_or_else(String::new, |at| at.as_millis().to_string()));
-        self.run(&mut call).await
+        self.run("turn", &mut call).await
+    }
+
+    /// Who made or adopted these products, as far as it is remembered.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn owners(
+        &self,
+        account: &AccountName,
+        products: &[ProductId],
+    ) -> Result<Vec<(ProductId, JobKey)>, Unavailable> {
+        let mut found = Vec::new();
+        for batch in products.chunks(OWNERS) {
+            let mut get = redis::cmd("MGET");
+            for product in batch {
+                get.arg(self.owner_key(account, *product));
+            }
+            let owners: Vec<Option<String>> = self.inner.link.query(&get).await?;
+            let known = batch.iter().zip(owners);
+            found.extend(known.filter_map(|(product, job)| Some((*product, JobKey::parse(&job?)?))));
+        }
+        Ok(found)
     }
 
     fn owner_key(&self, account: &AccountName, product: ProductId) -> String {
@@ -65,7 +90,7 @@ impl Turns for Store {
     async fn own(&self, account: &AccountName, product: ProductId, job: &JobKey) -> Result<(), Unavailable> {
         let mut call = self.inner.scripts.own.prepare_invoke();
         call.key(self.owner_key(account, product)).arg(job.to_string()).arg(millis(self.options().retention));
-        self.run(&mut call).await.map(|_: u8| ())
+        self.run("own", &mut call).await.map(|_: u8| ())
     }
 
     async fn owner(&self, account: &AccountName, product: ProductId) -> Result<Option<JobKey>, Unavailable> {

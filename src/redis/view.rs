@@ -14,7 +14,7 @@ use crate::{
     domain::{
         claim::Birth,
         event::EndName,
-        ids::{JobId, JobKey},
+        ids::{JobId, JobKey, Topic},
         plan::JobRecord,
         step::Place,
         ticket::Ticket,
@@ -44,6 +44,7 @@ pub struct Shown {
 #[serde(default)]
 pub struct TicketFacts {
     kind: String,
+    topic: Option<Topic>,
     labels: BTreeMap<String, String>,
     accepted_at: Moment,
     deadline: Option<Moment>,
@@ -58,6 +59,7 @@ impl TicketFacts {
     pub fn of(ticket: &Ticket) -> Self {
         Self {
             kind: ticket.job.kind.name().to_owned(),
+            topic: Some(ticket.job.topic()),
             labels: ticket.job.labels.clone(),
             accepted_at: ticket.accepted_at,
             deadline: Some(ticket.deadline),
@@ -199,6 +201,7 @@ impl Seen {
         JobSummary {
             key,
             kind: ticket.kind.parse().ok(),
+            topic: ticket.topic,
             labels: ticket.labels,
             state,
             place: self.stand.place,
@@ -256,7 +259,7 @@ impl Store {
             let mut call = self.inner.scripts.list.prepare_invoke();
             call.key(self.view_index()).arg(self.key("view", "")).arg(&wanted).arg(&newest);
             call.arg(passed_over).arg(BATCH);
-            let answer: Vec<Value> = self.run(&mut call).await?;
+            let answer: Vec<Value> = self.run("list", &mut call).await?;
             let mut answer = answer.into_iter();
             let mut number = || answer.next().and_then(|value| ::redis::from_redis_value::<i64>(value).ok());
             let now = number().map(Moment::from_millis).ok_or_else(|| foreign("a list of jobs"))?;
@@ -290,7 +293,7 @@ impl Store {
     pub async fn job(&self, job: &JobKey) -> Result<Option<JobView>, Unavailable> {
         let mut call = self.inner.scripts.shown.prepare_invoke();
         call.key(self.born()).key(self.record(job)).key(self.view(job));
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("shown", &mut call).await?;
         let (known, parts) = answer.split_at_checked(6).ok_or_else(|| foreign("the answer of a script"))?;
         let known = memory::read(known)?;
         // When what was shown is gone the record still tells where the job stands.
@@ -346,7 +349,7 @@ impl Store {
         let mut call = self.inner.scripts.load.prepare_invoke();
         // No job's record: only the mark is asked for.
         call.key(self.born()).key(self.key("job", ""));
-        let answer: Vec<String> = self.run(&mut call).await?;
+        let answer: Vec<String> = self.run("load", &mut call).await?;
         Ok(memory::read(&answer)?.birth)
     }
 }

@@ -7,6 +7,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::fleet::FleetMetrics;
 use crate::domain::{
     event::{Class, EndName},
     step::{Kind, Step},
@@ -38,6 +39,48 @@ macro_rules! label {
             }
         }
     };
+}
+
+pub(super) use label;
+
+label! {
+    /// What the claim of a ticket came to.
+    pub enum ClaimOutcome {
+        /// Its place was taken.
+        Taken = "taken",
+        /// A later ticket of its job was there before.
+        Stale = "stale",
+        /// Another worker has it.
+        Busy = "busy",
+        /// Its job has ended.
+        Ended = "ended",
+        /// Its job is known with other content.
+        OtherContent = "other-content",
+    }
+}
+
+label! {
+    /// Why a ticket waits without a call.
+    pub enum WaitCause {
+        /// Another worker has its job.
+        Busy = "busy",
+        /// The account's rate.
+        Permit = "permit",
+        /// A pause of the service, or its failures.
+        Gate = "gate",
+        /// Another job's turn, or a listing that another reads.
+        Turn = "turn",
+        /// The next look.
+        Look = "look",
+        /// The handler's time was up.
+        NextTurn = "next-turn",
+        /// An account that is not configured.
+        Account = "account",
+        /// Sign-in.
+        SignIn = "sign-in",
+        /// The memory does not answer.
+        MemoryDown = "memory-down",
+    }
 }
 
 label! {
@@ -109,16 +152,38 @@ pub struct Metrics {
     token_requests: IntCounterVec,
     looks: IntCounterVec,
     parked: IntCounter,
+    waits: IntCounterVec,
+    claims: IntCounterVec,
+    suspects: IntCounter,
     takeovers: IntCounter,
     stuck: IntCounterVec,
     events_published: IntCounter,
     transfer_bytes: IntCounterVec,
     queue_age: IntGauge,
     queue_length: IntGaugeVec,
+    fleet: FleetMetrics,
 }
 
 impl Metrics {
-    /// All metrics, at zero.
+    /// Those of a process of the fleet: the queue is the broker's, so its own metrics tell of it; ours tell of both servers.
+    ///
+    /// # Errors
+    /// As [`Metrics::new`].
+    pub fn of_fleet() -> Result<Self, prometheus::Error> {
+        let mut metrics = Self::new()?;
+        metrics.registry.unregister(Box::new(metrics.queue_age.clone()))?;
+        metrics.registry.unregister(Box::new(metrics.queue_length.clone()))?;
+        metrics.fleet = FleetMetrics::new(&metrics.registry)?;
+        Ok(metrics)
+    }
+
+    /// What is counted of broker and memory; nothing on the embedded home.
+    #[must_use]
+    pub const fn fleet(&self) -> &FleetMetrics {
+        &self.fleet
+    }
+
+    /// All metrics of the embedded home, at zero.
     ///
     /// # Errors
     /// None that the fixed names here could cause; the registry's own signature has one.
@@ -161,6 +226,12 @@ impl Metrics {
             )?,
             looks: counters("longshore_looks_total", "Looks for the effect of a write in doubt.", &["outcome"])?,
             parked: counter("longshore_tickets_parked_total", "Tickets that were set aside until a time.")?,
+            waits: counters("longshore_waits_total", "Tickets that wait without a call, by cause.", &["cause"])?,
+            claims: counters("longshore_claims_total", "Claims of tickets, by what they came to.", &["outcome"])?,
+            suspects: counter(
+                "longshore_suspect_claims_total",
+                "Claims of jobs that may have called before anybody remembers.",
+            )?,
             takeovers: counter("longshore_takeovers_total", "Jobs taken over from a holder that was lost.")?,
             stuck: counters("longshore_steps_stuck_total", "Steps that exceeded their usual time.", &["step"])?,
             events_published: counter("longshore_events_published_total", "Events that were announced.")?,
@@ -169,6 +240,7 @@ impl Metrics {
             throttle_wait,
             queue_age,
             queue_length,
+            fleet: FleetMetrics::default(),
             registry: registry.clone(),
         };
         metrics.show_zeros();
@@ -179,6 +251,12 @@ impl Metrics {
     fn show_zeros(&self) {
         for outcome in TokenOutcome::ALL {
             self.token_requests.with_label_values(&[outcome.label()]);
+        }
+        for outcome in ClaimOutcome::ALL {
+            self.claims.with_label_values(&[outcome.label()]);
+        }
+        for cause in WaitCause::ALL {
+            self.waits.with_label_values(&[cause.label()]);
         }
         for outcome in LookOutcome::ALL {
             self.looks.with_label_values(&[outcome.label()]);
@@ -242,6 +320,21 @@ impl Metrics {
     /// A ticket was set aside until a time.
     pub fn ticket_parked(&self) {
         self.parked.inc();
+    }
+
+    /// A ticket waits without a call.
+    pub fn waits(&self, cause: WaitCause) {
+        self.waits.with_label_values(&[cause.label()]).inc();
+    }
+
+    /// A ticket was claimed, or could not be.
+    pub fn claimed(&self, outcome: ClaimOutcome) {
+        self.claims.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// A job was claimed that may have called before anybody remembers.
+    pub fn claimed_suspect(&self) {
+        self.suspects.inc();
     }
 
     /// A job was taken over from a holder that was lost.
@@ -314,6 +407,41 @@ mod tests {
             assert!(line.starts_with("longshore_"), "{line}");
             assert!(line.contains("_total counter") == line.contains(" counter "), "{line}");
         }
+    }
+
+    /// The table of the documentation: names, and labels.
+    fn documented() -> Vec<(String, String)> {
+        let rows = include_str!("../../docs/fleet/metrics.md").lines().filter(|line| line.starts_with("| `longshore_"));
+        let cell = |text: &str| text.replace('`', "").trim().to_owned();
+        rows.map(|row| {
+            let mut cells = row.split('|').skip(1);
+            (cell(cells.next().unwrap()), cell(cells.next().unwrap()))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_documentation_names_every_metric_with_its_labels_and_no_other() {
+        let mut there: Vec<(String, String)> = Vec::new();
+        for metrics in [Metrics::new().unwrap(), Metrics::of_fleet().unwrap()] {
+            metrics.call("createProduct", CallClass::Ok, Duration::from_millis(300));
+            for family in metrics.registry.gather() {
+                let labels = family.get_metric()[0].get_label().iter().map(prometheus::proto::LabelPair::name);
+                there.push((family.name().to_owned(), labels.collect::<Vec<_>>().join(", ")));
+            }
+        }
+        there.sort();
+        there.dedup();
+        let mut documented = documented();
+        documented.sort();
+        assert_eq!(documented, there);
+    }
+
+    #[test]
+    fn in_the_fleet_the_queue_is_the_brokers_to_tell_of() {
+        let names = Metrics::of_fleet().unwrap().names();
+        assert!(!names.iter().any(|name| name.starts_with("longshore_queue_")), "{names:?}");
+        assert!(names.contains(&"longshore_memory_up".to_owned()), "{names:?}");
     }
 
     #[test]

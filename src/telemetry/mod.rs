@@ -3,6 +3,7 @@
 //! Nothing secret passes: whatever looks like a signature, a token or a password is replaced at the sink, as the last
 //! guard behind types that do not show their secrets. Labels of metrics are closed sets, never an id.
 
+mod fleet;
 mod health;
 mod log;
 mod metrics;
@@ -10,9 +11,10 @@ mod redact;
 mod server;
 
 pub use self::{
+    fleet::{BrokerSession, Decider, FleetMetrics, GateCause, Lookup, MemoryCall, Publish},
     health::{Health, HomeSays},
     log::{Line, Lines, Looks, StartError, start, visible},
-    metrics::{CallClass, Direction, LookOutcome, Metrics, TokenOutcome},
+    metrics::{CallClass, ClaimOutcome, Direction, LookOutcome, Metrics, TokenOutcome, WaitCause},
     redact::redact,
     server::Server,
 };

@@ -78,7 +78,15 @@ fn secret(text: &str, at: usize) -> Option<(usize, usize)> {
     }?;
     let from = at + word + begin;
     let length = value(text.get(from..)?);
-    (length > 0).then_some((from, from + length))
+    let is_secret = length > 0 && !is_reference(text.get(from..from + length)?);
+    is_secret.then_some((from, from + length))
+}
+
+/// `env:NAME` and `file:/path` say where a secret lies, and hold none.
+fn is_reference(value: &str) -> bool {
+    let is_name =
+        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
+    value.strip_prefix("env:").is_some_and(is_name) || value.starts_with("file:/")
 }
 
 /// Is the letter or digit before `at` the end of `%26` and the like, so that a word begins here after all?
@@ -132,6 +140,11 @@ mod tests {
     #[test]
     fn secrets_are_hidden_and_everything_else_stays() {
         for (text, expected) in [
+            (
+                "redis.sentinel_password: file:/run/x: no such file",
+                "redis.sentinel_password: file:/run/x: no such file",
+            ),
+            ("password: env:NAME: not set; password: env:hunter-2", "password: env:NAME: not set; password: [hidden]"),
             (
                 "PUT https://h/c/b?sv=2021&sig=aB%2Bc%3D&se=1 failed",
                 "PUT https://h/c/b?sv=2021&sig=[hidden]&se=1 failed",

@@ -88,6 +88,14 @@ BENDS = {
         "            self.gates.close(account, self.ports.clock().boot_time().saturating_add(told));\n",
         "",
     ),
+    "an unclaimed poll ends its job": (
+        SIM, "src/engine/worker.rs",
+        "    let Next::Ticket(ticket) = settlement.next else { return None };\n",
+        "    if let Entry::End { end, .. } = &settlement.entry {\n"
+        "        let (events, next, entry) = (vec![end.event()], Next::Nothing, Entry::Nothing);\n"
+        "        return Some(Settlement { received: settlement.received, claimant: None, entry, events, next });\n    }\n"
+        "    let Next::Ticket(ticket) = settlement.next else { return None };\n",
+    ),
     "a lost claim gives its ticket back to nobody": (
         SIM, "src/engine/conclude.rs",
         "        self.settlement(Entry::LetGoIfHeld, Vec::new(), Some(ticket))\n    }\n\n    /// The memory does not answer",

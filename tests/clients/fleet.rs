@@ -1,11 +1,15 @@
 //! A fleet: private servers, the sandbox, and a configuration for workers and clients.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use longshore::{
     domain::step::Kind,
@@ -71,6 +75,11 @@ impl Fleet {
         });
     }
 
+    /// The memory's server.
+    pub(crate) fn redis(&self) -> &Redis {
+        &self.servers.redis
+    }
+
     /// The memory is emptied.
     pub(crate) fn forget(&self) {
         self.servers.redis.flush();
@@ -93,6 +102,24 @@ impl Fleet {
         });
     }
 
+    /// Headers and body of the first message of a queue, which stays there.
+    pub(crate) fn first(&self, queue: &str) -> (BTreeMap<String, String>, Vec<u8>) {
+        let mut consuming = self.consume(queue);
+        let message = consuming.runtime.block_on(async {
+            use futures_util::StreamExt as _;
+            let message = consuming.consumer.next().await.unwrap().unwrap();
+            // Closed in good order, it is no consumer any more for whoever looks next.
+            consuming.connection.close(200, "seen".into()).await.unwrap();
+            message
+        });
+        let headers = message.properties.headers().as_ref().unwrap().inner();
+        let text = |value: &AMQPValue| {
+            value.as_long_string().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())
+        };
+        let headers = headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect();
+        (headers, message.data)
+    }
+
     /// Consumes a queue until it is dropped, and settles nothing.
     pub(crate) fn consume(&self, queue: &str) -> Consuming {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -105,23 +132,37 @@ impl Fleet {
                 channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
             (connection, consumer)
         });
-        Consuming { _consumer: consumer, _connection: connection, _runtime: runtime }
+        Consuming { consumer, connection, runtime }
     }
 }
 
 /// A consumer of somebody else's.
 pub(crate) struct Consuming {
-    _consumer: lapin::Consumer,
-    _connection: Connection,
-    _runtime: tokio::runtime::Runtime,
+    consumer: lapin::Consumer,
+    connection: Connection,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// The same with headers of the producer's.
+pub(crate) fn publish_with(fleet: &Fleet, key: &str, body: &str, headers: &[(&str, &str)]) {
+    let mut table = FieldTable::default();
+    for (name, value) in headers {
+        table.insert((*name).into(), AMQPValue::LongString((*value).into()));
+    }
+    send(fleet, key, body, table);
 }
 
 /// Publishes a text where producers write, in the name of the user that it is published by.
 pub(crate) fn publish(fleet: &Fleet, key: &str, body: &str) {
+    send(fleet, key, body, FieldTable::default());
+}
+
+fn send(fleet: &Fleet, key: &str, body: &str, headers: FieldTable) {
     fleet.with(async |channel, _connection| {
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let exchange = Names::new(&fleet.prefix).jobs();
-        let properties = BasicProperties::default().with_delivery_mode(2).with_user_id("guest".into());
+        let properties =
+            BasicProperties::default().with_delivery_mode(2).with_user_id("guest".into()).with_headers(headers);
         let (exchange, key, options) = (exchange.as_str().into(), key.into(), BasicPublishOptions::default());
         let sent = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
         assert!(sent.await.unwrap().await.unwrap().is_ack());

@@ -9,12 +9,22 @@
     reason = "a test fails by them"
 )]
 
+mod again;
+mod conformance;
 mod dead_letters;
+mod desk;
+mod doctor;
 mod fleet;
 mod jobs;
+mod metrics;
+mod node;
 mod page;
 mod python;
+mod stop;
 mod submit;
+mod trace;
+mod watch;
+mod wrong;
 
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;

@@ -9,32 +9,61 @@ use serde_json::{Value, json};
 
 use crate::{fleet::Fleet, servers, world::until};
 
-/// The interpreter that has pika; none when it is missing, told aloud.
-pub(crate) fn python() -> Option<PathBuf> {
+/// Where `tests/servers/install` puts what the clients need.
+pub(crate) fn installed() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("clients/venv/bin/python");
-    let python = if own.exists() { own } else { PathBuf::from("python3") };
-    let has_pika = Command::new(&python).args(["-c", "import pika"]).output().is_ok_and(|ran| ran.status.success());
-    if has_pika {
-        return Some(python);
-    }
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("clients")
+}
+
+/// Something is missing: the test is skipped, aloud, or fails where nothing may be missing.
+pub(crate) fn missing<T>(what: &str) -> Option<T> {
     let advice = "make services";
-    assert!(std::env::var_os("REQUIRE_SERVICES").is_none(), "pika is missing: {advice}");
+    assert!(std::env::var_os("REQUIRE_SERVICES").is_none(), "{what} is missing: {advice}");
     #[expect(clippy::print_stderr, reason = "a skipped test says why")]
     {
-        eprintln!("skipped, pika is missing: {advice}");
+        eprintln!("skipped, {what} is missing: {advice}");
     }
     None
 }
 
+/// The interpreter that has pika; none when it is missing, told aloud.
+pub(crate) fn python() -> Option<PathBuf> {
+    python_with("pika")
+}
+
+/// The interpreter that has these modules.
+pub(crate) fn python_with(modules: &str) -> Option<PathBuf> {
+    let own = installed().join("venv/bin/python");
+    let python = if own.exists() { own } else { PathBuf::from("python3") };
+    let import = format!("import {modules}");
+    let has_them = Command::new(&python).args(["-c", &import]).output().is_ok_and(|ran| ran.status.success());
+    if has_them { Some(python) } else { missing(modules) }
+}
+
+/// A client's file.
+pub(crate) fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
 impl Fleet {
-    /// Runs the producer with this job; its events, and how it ended.
-    fn produce(&self, python: &Path, job: &Value, flags: &[&str]) -> (Vec<Value>, Output) {
+    /// The job in a file.
+    pub(crate) fn job_file(&self, job: &Value) -> PathBuf {
         let file = self.world.path(&format!("{}.json", job["id"].as_str().unwrap()));
         std::fs::write(&file, job.to_string()).unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python/submit.py");
+        file
+    }
+
+    /// Runs the producer with this job; its events, and how it ended. `NAME=VALUE` among the flags goes into its environment.
+    pub(crate) fn produce(&self, python: &Path, job: &Value, flags: &[&str]) -> (Vec<Value>, Output) {
+        let file = self.job_file(job);
         let mut command = Command::new(python);
-        command.arg(script).args(["--url", &self.broker.url(), "--prefix", &self.prefix]).args(flags).arg(&file);
+        command.env_remove("TRACEPARENT").envs(flags.iter().filter_map(|flag| flag.split_once('=')));
+        let flags = flags.iter().filter(|flag| !flag.contains('='));
+        command
+            .arg(self::file("python/submit.py"))
+            .args(["--url", &self.broker.url(), "--prefix", &self.prefix])
+            .args(flags)
+            .arg(&file);
         let ran = command.output().unwrap();
         let events: Vec<Value> =
             String::from_utf8_lossy(&ran.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -42,7 +71,7 @@ impl Fleet {
     }
 }
 
-fn name(event: &Value) -> &str {
+pub(crate) fn name(event: &Value) -> &str {
     event["type"].as_str().unwrap().trim_start_matches("dev.longshore.job.").trim_end_matches(".v1")
 }
 
@@ -52,13 +81,15 @@ fn a_python_producer_hands_a_job_in_and_reads_its_end() {
     let fleet = Fleet::new("python", &["guest"]);
     let worker = fleet.world.worker();
     until("the worker is ready", || worker.says("/readyz", 200));
-    // Published three times: delivery is at least once, and so are producers.
-    let (events, ran) = fleet.produce(&python, &fleet.world.job("nic-1"), &["--repeat", "3"]);
+    // Published three times: delivery is at least once, and so are producers. Its topic has the words of its id.
+    let mut job = fleet.world.job("nic-1");
+    job["id"] = "NIC.1..a:b".into();
+    let (events, ran) = fleet.produce(&python, &job, &["--repeat", "3"]);
     assert!(ran.status.success(), "{events:#?}\n{}", String::from_utf8_lossy(&ran.stderr));
     let end = events.last().unwrap();
     assert_eq!(name(end), "completed");
     assert_eq!(end["source"], "/accounts/contoso");
-    assert_eq!((end["subject"].as_str(), end["specversion"].as_str()), (Some("nic-1"), Some("1.0")));
+    assert_eq!((end["subject"].as_str(), end["specversion"].as_str()), (Some("NIC.1..a:b"), Some("1.0")));
     let file = &end["data"]["downloads"][0];
     assert_eq!(file["is_verified"], true, "{end:#}");
     assert!(Path::new(file["path"].as_str().unwrap()).exists());
@@ -80,6 +111,8 @@ fn a_job_of_nobody_does_nothing_and_ends_in_a_refused_event_and_the_dead_letters
     assert_eq!((&events[0]["subject"], &events[0]["data"]["class"]), (&"nic-1".into(), &"not-allowed".into()));
     let told = events[0]["data"]["message"].as_str().unwrap();
     assert!(told.contains("user-id") && told.contains("accounts.contoso.producers"), "{told}");
+    let words = String::from_utf8_lossy(&ran.stderr);
+    assert!(words.contains("job nic-1 is refused") && words.contains("user-id"), "{words}");
     assert_eq!(fleet.world.sandbox.journal(), json!([]), "something was called");
 }
 

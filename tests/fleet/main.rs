@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
+mod arguments;
+mod cluster;
 mod knocking;
+mod limits;
 mod place;
 #[path = "../secrets/run_folder.rs"]
 mod run_folder;
@@ -10,3 +13,7 @@ mod run_folder;
 #[allow(dead_code, unreachable_pub, clippy::print_stderr, missing_docs, reason = "shared with other targets")]
 mod servers;
 mod topology;
+mod versions;
+#[path = "../it/world.rs"]
+#[allow(dead_code, clippy::indexing_slicing, reason = "shared with the tests of the program")]
+mod world;

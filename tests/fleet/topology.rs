@@ -94,10 +94,10 @@ fn a_user_who_may_not_configure_is_told_so_and_is_all_that_a_worker_needs() {
 
     // Its canaries and those of others come back through it; jobs are not its to write.
     let checked = place.run_as(&worker, &["topology", "check"]).ended(0).json();
-    assert!(findings(&checked).contains("6 of 12 came back"), "{checked}");
+    assert!(findings(&checked).contains("18 of 24 came back"), "{checked}");
     assert!(findings(&checked).contains(&format!("{} was not tried", place.name("jobs"))), "{checked}");
     let checked = place.run(&["topology", "check"]).ended(0).json();
-    assert!(findings(&checked).contains("12 of 12 came back"), "{checked}");
+    assert!(findings(&checked).contains("24 of 24 came back"), "{checked}");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn canaries_come_back_before_the_first_worker_is_there_and_leave_nothing_behind(
     place.run(&["topology", "declare"]).ended(0);
     for _ in 0..2 {
         let checked = place.run(&["topology", "check"]).ended(0).json();
-        assert!(findings(&checked).contains("12 of 12 came back"), "{checked}");
+        assert!(findings(&checked).contains("24 of 24 came back"), "{checked}");
         assert_eq!(checked["canaries"].as_array().unwrap().len(), 12);
         let held: u64 = checked["objects"].as_array().unwrap().iter().filter_map(|one| one["messages"].as_u64()).sum();
         assert_eq!(held, 0, "{checked}");

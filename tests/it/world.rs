@@ -258,6 +258,11 @@ pub(crate) struct Running {
 impl World {
     /// Starts a worker and waits until it says where its probes are answered.
     pub(crate) fn worker(&self) -> Running {
+        self.worker_of(&[])
+    }
+
+    /// The same for these kinds alone; all of them when none is named.
+    pub(crate) fn worker_of(&self, kinds: &[&str]) -> Running {
         let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("longshore"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LONGSHORE") || name.contains("PROXY")) {
             command.env_remove(name);
@@ -269,7 +274,11 @@ impl World {
         if self.path("more.toml").exists() {
             command.args(["--config", "more.toml"]);
         }
-        command.args(["worker", "--listen", "127.0.0.1:0"]).stdin(std::process::Stdio::null());
+        command.args(["worker", "--listen", "127.0.0.1:0"]);
+        if !kinds.is_empty() {
+            command.args(["--kinds", &kinds.join(",")]);
+        }
+        command.stdin(std::process::Stdio::null());
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));

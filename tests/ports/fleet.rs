@@ -22,6 +22,7 @@ use longshore::{
         step::Kind,
         ticket::Ticket,
         time::Moment,
+        trace::Trace,
     },
     engine::{ports::Origin, settle::Broker as _},
     fleet::Fleet,
@@ -224,6 +225,7 @@ fn read_event(message: &lapin::message::Delivery) -> Event {
         time: Moment::from(header("ce-time").parse::<jiff::Timestamp>().unwrap()),
         topic: longshore::domain::ids::Topic::of_job(&job.id),
         labels: BTreeMap::new(),
+        trace: Trace::read(&header("ce-traceparent"), None),
         data: serde_json::from_slice(&message.data).unwrap(),
     }
 }

@@ -139,7 +139,9 @@ async fn a_pause_outlives_the_memory_that_forgot_it() {
     assert!(other.paused_until(&account()).await.unwrap() < now(&shift));
     let refused = ask(&told).await;
     assert!(matches!(refused, Admission::Refused { until: again, by_gate: true } if again >= until), "{refused:?}");
-    assert!(other.paused_until(&account()).await.unwrap().as_millis().abs_diff(until.as_millis()) <= 1);
+    // Told again as a span, it ends later by what a round trip takes.
+    let heard = other.paused_until(&account()).await.unwrap();
+    assert!(heard.as_millis().abs_diff(until.as_millis()) < 2_000, "{heard:?} {until:?}");
 }
 
 #[tokio::test]

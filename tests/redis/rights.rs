@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// The user of the docs (`docs/fleet/redis.md`), word for word; a test holds the two together.
-pub(crate) const RIGHTS: &str = "resetchannels ~longshore:* -@all +info +time +evalsha +script|load +get +set +del \
-                                 +exists +pexpire +hget +hgetall +hmget +hset +zadd +zcard +zrem +zremrangebyscore \
+pub(crate) const RIGHTS: &str = "resetchannels ~longshore:* -@all +info +time +evalsha +script|load +get +mget +set \
+                                 +del +exists +pexpire +hget +hgetall +hmget +hset +zadd +zcard +zrem +zremrangebyscore \
                                  +zrevrangebyscore";
 
 const PASSWORD: &str = "worker-password-of-a-test";
@@ -43,6 +43,8 @@ async fn a_worker_needs_these_rights_and_each_of_them() {
         store.jobs(&JobFilter::default()).await?;
         store.job(&key("walk")).await?;
         store.named(&key("walk").id).await?;
+        store.note_canary("walk").await?;
+        store.canaries_back(&["walk"]).await?;
         store.birth().await.map(|_| ())
     };
     grant(RIGHTS);

@@ -55,7 +55,7 @@ async fn after_a_fail_over_that_lost_writes_an_old_record_is_of_another_life() {
     // The URL's host is not asked: nobody listens there.
     let address = Address {
         url: "redis://127.0.0.1:9".into(),
-        sentinel: Some(Sentinel { master: NAME.to_owned(), nodes }),
+        sentinel: Some(Sentinel { master: NAME.to_owned(), nodes, user: None, password: None }),
         tls: Tls::default(),
     };
     let store = Store::new(&address, options()).unwrap();

@@ -303,6 +303,7 @@ async fn handled(body: String, state: &'static str, calls_per_minute: f64) -> (S
         producer: None,
         message_id: None,
         published_at: None,
+        trace: None,
     };
     assert_eq!(worker.handle(received).await.unwrap(), Settled::Done);
     let mut settled = outside.home.settled.lock().unwrap();

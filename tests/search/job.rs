@@ -195,6 +195,18 @@ impl Job {
         };
         let policy = self.policy();
         let is_swap = slot.is_pending && !slot.is_stale;
+        // In the engine a poll alone goes on without a claim. Here every place does, so that nothing hangs on which it is.
+        if world.left.silences > 0 && !slot.is_pending {
+            let mut next = *world;
+            next.left.silences -= 1;
+            if world.is_late && !self.rules.has(Rule::UnclaimedEndsNothing) {
+                next.slots[n].then = outcome::TIMED_OUT;
+                set(&mut next, n, Phase::Announce);
+            } else {
+                set(&mut next, n, Phase::Publish(HandOn::NextTryMarked));
+            }
+            self.emit(found, n, "goes on unclaimed: the memory is silent", &next);
+        }
         for lives in may_live(world, n) {
             let decided = self.rules.claim(&self.load(world, n, *lives), &arrival, self.claimant(n), &policy);
             let mut next = *world;

@@ -22,6 +22,7 @@ const NO_FAULTS: Faults = Faults {
     deadlines: 0,
     cancels: 0,
     panics: 0,
+    silences: 0,
 };
 
 const ONE_CREATE: Mix = Mix {
@@ -39,7 +40,7 @@ const ONE_CREATE: Mix = Mix {
 const TWO_CREATES: Mix = Mix { creates: 2, ..ONE_CREATE };
 
 /// One job; the numbers of states are those of the day when the mix was written, less a tenth.
-pub(crate) const MIXES: [Mix; 11] = [
+pub(crate) const MIXES: [Mix; 12] = [
     Mix {
         name: "kill, cut, lost answer, 429",
         faults: Faults { kills: 1, cuts: 1, lost_answers: 1, throttles: 1, ..NO_FAULTS },
@@ -111,6 +112,12 @@ pub(crate) const MIXES: [Mix; 11] = [
         at_least: 100_000,
         ..ONE_CREATE
     },
+    Mix {
+        name: "silent memory, deadline, ticket twice, kill",
+        faults: Faults { silences: 2, deadlines: 1, twice: 1, kills: 1, ..NO_FAULTS },
+        at_least: 117_000,
+        ..ONE_CREATE
+    },
 ];
 
 /// The same with more of everything, for a run by hand.
@@ -145,6 +152,7 @@ pub(crate) const fn finder(rule: Rule) -> usize {
         Rule::PauseOfLostRecord => 6,
         Rule::AnnounceAgain | Rule::SetAsideAgain | Rule::SuspectOfGeneration | Rule::DoubtOutlivesGeneration => 7,
         Rule::FirstEndStays => 9,
+        Rule::UnclaimedEndsNothing => 11,
     }
 }
 

@@ -28,11 +28,12 @@ pub(crate) enum Rule {
     PauseOfLostRecord,
     NextTicketBeforeAck,
     EveryParkIsMarked,
+    UnclaimedEndsNothing,
 }
 
 impl Rule {
     /// The rules marked ‡ in the protocol, then others that the search shows to be needed.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::HolderIsOneClaim,
         Self::AnnounceAgain,
         Self::SetAsideAgain,
@@ -53,6 +54,7 @@ impl Rule {
         Self::PauseOfLostRecord,
         Self::NextTicketBeforeAck,
         Self::EveryParkIsMarked,
+        Self::UnclaimedEndsNothing,
     ];
 
     /// The rule in words.
@@ -78,6 +80,7 @@ impl Rule {
             Self::PauseOfLostRecord => "  a job that lost its record waits before it writes",
             Self::NextTicketBeforeAck => "  the next ticket is confirmed before the ack",
             Self::EveryParkIsMarked => "  every parked ticket is marked",
+            Self::UnclaimedEndsNothing => "  an unclaimed poll announces no end",
         }
     }
 }

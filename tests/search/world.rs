@@ -288,10 +288,12 @@ pub(crate) struct Faults {
     pub(crate) deadlines: u8,
     pub(crate) cancels: u8,
     pub(crate) panics: u8,
+    /// The memory does not answer to one handler, which goes on with its place unclaimed.
+    pub(crate) silences: u8,
 }
 
 impl Faults {
-    fn list(&mut self) -> [&mut u8; 14] {
+    fn list(&mut self) -> [&mut u8; 15] {
         [
             &mut self.kills,
             &mut self.cuts,
@@ -307,6 +309,7 @@ impl Faults {
             &mut self.deadlines,
             &mut self.cancels,
             &mut self.panics,
+            &mut self.silences,
         ]
     }
 }

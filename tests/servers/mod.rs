@@ -1,7 +1,9 @@
 //! Real servers for tests: private, on free loopback ports, gone when the test process is.
 //!
 //! A server lives below a small shell that waits for the end of its standard input: when this process dies, by whatever
-//! means, the shell stops the server by its process id.
+//! means, the shell stops the server by its process id. Which servers they are, the environment may say ([`choice`]).
+
+mod choice;
 
 use std::{
     fs,
@@ -9,7 +11,10 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Where Debian has the broker's own programs; those on the PATH switch user and folder.
@@ -18,7 +23,13 @@ const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 
 /// A port that is free now.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    free_ports(1).remove(0)
+}
+
+/// As many, each another one.
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 /// What is printed when a server ends by itself.
@@ -80,7 +91,7 @@ pub struct Redis {
 impl Redis {
     /// Is there one on this machine?
     pub fn is_installed() -> bool {
-        Path::new("/usr/bin/redis-server").exists()
+        choice::redis().exists()
     }
 
     pub fn start(folder: &Path) -> Self {
@@ -125,9 +136,10 @@ impl Redis {
         // The process id is forgotten with the process: nobody else's may be signalled.
         let script = format!(
             "cd '{folder}'
-             {{ redis-server redis.conf {mode} & echo $! > pid; wait $!; rm pid; echo '{ENDED}'; }} &
+             {{ {program} redis.conf {mode} & echo $! > pid; wait $!; rm pid; echo '{ENDED}'; }} &
              cat > /dev/null; if [ -f pid ]; then kill -CONT $(cat pid); kill $(cat pid); fi; wait",
             folder = self.folder.display(),
+            program = choice::redis().display(),
             mode = self.mode,
         );
         self.running = Some(Running::start(&script, ready));
@@ -172,6 +184,17 @@ impl Redis {
         String::from_utf8(said.stdout).unwrap().trim().to_owned()
     }
 
+    /// Its name and version, in its own words.
+    pub fn version(&self) -> String {
+        let said = self.cli(&["INFO", "server"]);
+        let field = |name: &str| said.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+        match (field("valkey_version"), field("redis_version")) {
+            (Some(version), _) => format!("Valkey {version}"),
+            (None, Some(version)) => format!("Redis {version}"),
+            (None, None) => panic!("it does not tell its version: {said}"),
+        }
+    }
+
     /// `FLUSHALL`: everything is forgotten, and no id changes.
     pub fn flush(&self) {
         assert_eq!(self.cli(&["FLUSHALL"]), "OK");
@@ -190,58 +213,129 @@ impl Redis {
     }
 }
 
-/// A private RabbitMQ.
+/// A private RabbitMQ: one node, or a cluster.
 #[derive(Debug)]
 pub struct RabbitMq {
     running: Option<Running>,
+    /// Of the first node.
     pub port: u16,
-    dist: u16,
     epmd: u16,
     folder: PathBuf,
+    nodes: Vec<Node>,
+    next: AtomicUsize,
+}
+
+/// One node of it.
+#[derive(Debug)]
+struct Node {
+    port: u16,
+    dist: u16,
+    folder: PathBuf,
+}
+
+impl Node {
+    fn name(&self) -> String {
+        format!("longshore{}@localhost", self.port)
+    }
+
+    /// Its process, while it lives.
+    fn pid(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join("pid")).ok().map(|pid| pid.trim().to_owned())
+    }
+
+    fn set_up(&self, cluster: &str) {
+        for part in ["mnesia", "log"] {
+            fs::create_dir_all(self.folder.join(part)).unwrap();
+        }
+        fs::write(self.folder.join("enabled_plugins"), "[].\n").unwrap();
+        let conf = format!(
+            "listeners.tcp.1 = 127.0.0.1:{}\nvm_memory_high_watermark.absolute = 1GB\n\
+             disk_free_limit.absolute = 50MB\nlog.console = false\n{cluster}",
+            self.port
+        );
+        fs::write(self.folder.join("rabbitmq.conf"), conf).unwrap();
+        // As docs/fleet/topology.md advises, "Settings of the broker".
+        let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
+        fs::write(self.folder.join("advanced.config"), advanced).unwrap();
+    }
+
+    /// Starts it in the background. The process id is forgotten with the process: nobody else's may be signalled.
+    fn script(&self, inside: &str) -> String {
+        format!(
+            "( cd '{folder}'; export RABBITMQ_NODENAME={name} RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={dist}
+               export RABBITMQ_MNESIA_BASE=$PWD/mnesia RABBITMQ_LOG_BASE=$PWD/log RABBITMQ_PID_FILE=$PWD/pid
+               export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ADVANCED_CONFIG_FILE=$PWD/advanced.config
+               export RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
+               {inside} {RABBIT} < /dev/null > log/stdout 2>&1; rm -f pid ) & servers=\"$servers $!\"
+             ",
+            folder = self.folder.display(),
+            name = self.name(),
+            port = self.port,
+            dist = self.dist,
+        )
+    }
+
+    /// `kill -9`. The process id is forgotten with the process.
+    fn kill(&self) {
+        signal(&self.folder, "-KILL");
+        drop(fs::remove_file(self.folder.join("pid")));
+    }
 }
 
 impl RabbitMq {
     /// Is there one on this machine?
     pub fn is_installed() -> bool {
-        Path::new(RABBIT).exists()
+        choice::root().is_some() || Path::new(RABBIT).exists()
     }
 
     pub fn start(folder: &Path) -> Self {
-        for part in ["mnesia", "log", "home"] {
+        for part in ["log", "home"] {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
-        let (port, dist, epmd) = (free_port(), free_port(), free_port());
-        fs::write(folder.join("enabled_plugins"), "[].\n").unwrap();
-        fs::write(
-            folder.join("rabbitmq.conf"),
-            format!(
-                "listeners.tcp.1 = 127.0.0.1:{port}\nvm_memory_high_watermark.absolute = 1GB\n\
-                 disk_free_limit.absolute = 50MB\nlog.console = false\n"
-            ),
-        )
-        .unwrap();
-        let mut this = Self { running: None, port, dist, epmd, folder: folder.to_owned() };
+        let count = choice::nodes();
+        let mut ports = free_ports(2 * count + 1).into_iter();
+        let epmd = ports.next().unwrap();
+        let dists: Vec<u16> = ports.by_ref().take(count).collect();
+        let node = |(number, (port, dist))| {
+            let folder = if count == 1 { folder.to_owned() } else { folder.join(format!("node{number}")) };
+            Node { port, dist, folder }
+        };
+        let nodes: Vec<Node> = ports.zip(dists).enumerate().map(node).collect();
+        let cluster = if count == 1 { String::new() } else { clustered(&nodes) };
+        for node in &nodes {
+            node.set_up(&cluster);
+        }
+        let port = nodes.first().unwrap().port;
+        let mut this = Self { running: None, port, epmd, folder: folder.to_owned(), nodes, next: AtomicUsize::new(0) };
         this.start_again();
         this
     }
 
     /// Starts it in its folder, on its ports, after [`Self::stop`] or [`Self::kill`].
     pub fn start_again(&mut self) {
-        let Self { port, dist, epmd, folder, .. } = self;
+        let inside = inside(&self.folder).join(" ");
+        let start: String = self.nodes.iter().map(|node| node.script(&inside)).collect();
+        let pids: Vec<String> = self.nodes.iter().map(|node| node.folder.join("pid").display().to_string()).collect();
+        let wait = |(node, pid): (&Node, &String)| {
+            format!("{inside} {CONTROL} -q -n {} wait --timeout 180 '{pid}' > /dev/null", node.name())
+        };
+        let wait: Vec<String> = self.nodes.iter().zip(&pids).map(wait).collect();
         let script = format!(
             "cd '{folder}'; export HOME=$PWD/home ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1
-             export RABBITMQ_NODENAME=longshore{port}@localhost RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={dist}
-             export RABBITMQ_MNESIA_BASE=$PWD/mnesia RABBITMQ_LOG_BASE=$PWD/log
-             export RABBITMQ_CONFIG_FILE=$PWD/rabbitmq.conf RABBITMQ_ENABLED_PLUGINS_FILE=$PWD/enabled_plugins
-             export RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_PID_FILE=$PWD/pid
+             export RABBITMQ_CONF_ENV_FILE=/dev/null
              export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {{127,0,0,1}}'
              umask 077; if [ ! -f home/.erlang.cookie ]; then
                head -c 32 /dev/urandom | base64 | tr -d '+/=\\n' > home/.erlang.cookie; chmod 400 home/.erlang.cookie; fi
-             epmd -port {epmd} -address 127.0.0.1 < /dev/null > log/epmd 2>&1 & epmd=$!
-             {RABBIT} < /dev/null > log/stdout & server=$!
-             {CONTROL} -q -n $RABBITMQ_NODENAME wait --timeout 90 pid > /dev/null && echo ready
-             cat > /dev/null; if [ -f pid ]; then kill -CONT $(cat pid); kill $(cat pid); fi; wait $server; rm -f pid; kill $epmd",
-            folder = folder.display(),
+             {inside} epmd -port {epmd} -address 127.0.0.1 < /dev/null > log/epmd 2>&1 & epmd=$!
+             servers=
+             {start}
+             {{ {wait}; }} && echo ready || {{ tail -n 20 log/stdout */log/stdout; echo '{ENDED}'; }}
+             cat > /dev/null; for pid in {pids}; do [ ! -f $pid ] || {{ kill -CONT $(cat $pid); kill $(cat $pid); }}; done
+             wait $servers; kill $epmd",
+            folder = self.folder.display(),
+            epmd = self.epmd,
+            wait = wait.join(" && "),
+            pids = pids.join(" "),
         );
         self.running = Some(Running::start(&script, "ready"));
     }
@@ -251,21 +345,19 @@ impl RabbitMq {
         self.running = None;
     }
 
-    /// `kill -9`. A quorum queue declared less than about a second before does not survive it.
+    /// `kill -9` of all its nodes. A quorum queue declared less than about a second before does not survive it.
     pub fn kill(&mut self) {
-        signal(&self.folder, "-KILL");
-        // The process id is forgotten with the process: nobody else's may be signalled.
-        fs::remove_file(self.folder.join("pid")).unwrap();
+        self.nodes.iter().filter(|node| node.pid().is_some()).for_each(Node::kill);
         self.running = None;
     }
 
     /// Neither answers nor closes anything, until [`Self::thaw`].
     pub fn freeze(&self) {
-        signal(&self.folder, "-STOP");
+        self.nodes.iter().for_each(|node| signal(&node.folder, "-STOP"));
     }
 
     pub fn thaw(&self) {
-        signal(&self.folder, "-CONT");
+        self.nodes.iter().for_each(|node| signal(&node.folder, "-CONT"));
     }
 
     /// Raises the memory alarm, which blocks whoever publishes, or ends it.
@@ -285,22 +377,72 @@ impl RabbitMq {
         self.url_of("guest", "guest")
     }
 
+    /// Of one node; of a cluster, each time another one's.
     pub fn url_of(&self, user: &str, password: &str) -> String {
-        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.port)
+        let node = self.nodes.get(self.next.fetch_add(1, Ordering::Relaxed) % self.nodes.len()).unwrap();
+        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", node.port)
     }
 
-    /// `rabbitmqctl` with these arguments: what it said, and whether it did it. It takes a second or two.
+    /// Of all nodes, as `home.broker` takes them.
+    pub fn urls_of(&self, user: &str, password: &str) -> String {
+        let url = |node: &Node| format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", node.port);
+        self.nodes.iter().map(url).collect::<Vec<_>>().join(",")
+    }
+
+    /// `rabbitmqctl` with these arguments, at a node that lives: what it said, and whether it did it. It takes a second or two.
     pub fn control(&self, arguments: &[&str]) -> (bool, String) {
-        let ran = Command::new(CONTROL)
-            .args(["-q", "-n", &format!("longshore{}@localhost", self.port)])
+        self.tool(CONTROL, arguments)
+    }
+
+    /// The same with another of the broker's tools, by its path; in another root as well.
+    pub fn tool(&self, program: &str, arguments: &[&str]) -> (bool, String) {
+        let node = self.nodes.iter().find(|node| node.pid().is_some()).unwrap_or_else(|| panic!("no node lives"));
+        let inside = inside(&self.folder);
+        let (first, words) = inside.split_first().unwrap();
+        let ran = Command::new(first)
+            .args(words)
+            .args([program, "-q", "-n", &node.name()])
             .args(arguments)
             .env("HOME", self.folder.join("home"))
             .env("ERL_EPMD_PORT", self.epmd.to_string())
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", node.folder.join("enabled_plugins"))
             .output()
             .unwrap();
         let said = [ran.stdout, ran.stderr].concat();
         (ran.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// What the node itself says to an expression of its own language, without quotes.
+    fn told(&self, expression: &str) -> String {
+        let (is_done, said) = self.control(&["eval", expression]);
+        assert!(is_done, "{expression}: {said}");
+        said.trim().trim_matches('"').to_owned()
+    }
+
+    /// Its version, in its own words, and how many nodes see each other.
+    pub fn version(&self) -> (String, usize) {
+        (self.told("rabbit_misc:version()."), self.told("length([node() | nodes()]).").parse().unwrap())
+    }
+
+    /// The folders that its living nodes take for the root of all files.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        let pids = self.nodes.iter().filter_map(Node::pid);
+        pids.map(|pid| fs::read_link(format!("/proc/{pid}/root")).unwrap()).collect()
+    }
+
+    /// Which node a connection of this user is at, by its place among [`Self::urls_of`]; all of them when there are several.
+    pub fn nodes_of(&self, user: &str) -> Vec<usize> {
+        let (is_done, said) = self.control(&["list_connections", "user", "pid", "--no-table-headers"]);
+        assert!(is_done, "{said}");
+        let lines = said.lines().filter_map(|line| line.split_once('\t')).filter(|(of, _)| *of == user);
+        let place = |pid: &str| self.nodes.iter().position(|node| pid.contains(&node.name()));
+        lines.filter_map(|(_, pid)| place(pid)).collect()
+    }
+
+    /// `kill -9` of one node, by its place among [`Self::urls_of`].
+    pub fn kill_node(&self, place: usize) {
+        self.nodes.get(place).unwrap().kill();
     }
 
     /// A user with rights on names that match, in the order configure, write, read; its URL.
@@ -319,6 +461,49 @@ impl RabbitMq {
         static SHARED: OnceLock<Arc<RabbitMq>> = OnceLock::new();
         Arc::clone(SHARED.get_or_init(|| Arc::new(Self::start(folder))))
     }
+}
+
+/// What nodes are told to find each other.
+fn clustered(nodes: &[Node]) -> String {
+    let names = nodes.iter().zip(1..);
+    let names =
+        names.map(|(node, number)| format!("cluster_formation.classic_config.nodes.{number} = {}\n", node.name()));
+    format!(
+        "cluster_formation.peer_discovery_backend = classic_config\n{}cluster_partition_handling = pause_minority\n",
+        names.collect::<String>()
+    )
+}
+
+/// The words before a program of the broker: none for the installed one. Programs in another root see the folder that this
+/// one lies in, where a test has its files.
+fn inside(folder: &Path) -> Vec<String> {
+    let Some(root) = choice::root() else { return vec!["env".to_owned()] };
+    let seen = folder.parent().unwrap().canonicalize().unwrap();
+    vec![choice::INSIDE.to_owned(), root.display().to_string(), seen.display().to_string()]
+}
+
+/// The chosen root for brokers, if it is another than this machine's.
+pub fn chosen_root() -> Option<PathBuf> {
+    choice::root()
+}
+
+/// How many nodes a broker has.
+pub fn chosen_nodes() -> usize {
+    choice::nodes()
+}
+
+/// Is every broker a cluster of three nodes? Else a test that needs one says so, and skips.
+pub fn is_cluster_chosen() -> bool {
+    let is_cluster = are_installed() && choice::nodes() == 3;
+    if !is_cluster {
+        say("skipped, it needs LONGSHORE_TEST_RABBITMQ_NODES=3 (make test-matrix)");
+    }
+    is_cluster
+}
+
+/// Prints a line of a test's own.
+pub fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 /// Are the servers here? When they must be (`REQUIRE_SERVICES=1`), their absence fails the test.

@@ -8,7 +8,7 @@ use longshore::{
         event::{End, Event},
         ids::{AccountName, JobKey, ProductId},
         plan::JobRecord,
-        quota::Admission,
+        quota::{Admission, Bucket, Limits},
         service::{PageLink, Product},
         settlement::{SetAside, Settlement},
         step::{Kind, QuotaClass},
@@ -38,6 +38,9 @@ const TURN_FOR: Duration = Duration::from_secs(1_200);
 const LISTING_LEASE: Duration = Duration::from_secs(300 + 900 + 2 * 300);
 const LISTING_FOR: Duration = Duration::from_secs(600);
 
+/// How long a worker waits for the answer of a memory that gives none.
+const NO_ANSWER: Duration = Duration::from_secs(2);
+
 fn lost(what: &'static str) -> Unavailable {
     Unavailable { what, why: "its answer was lost".to_owned() }
 }
@@ -46,6 +49,10 @@ impl SimHome {
     /// An effect in the memory, between two edges; its answer may be lost.
     async fn in_memory<T>(&self, what: &'static str, effect: impl FnOnce(&mut State) -> T) -> Result<T, Unavailable> {
         self.world.edge(self.who, what).await;
+        if self.world.lock().is_silent_for(self.who) {
+            tokio::time::sleep(NO_ANSWER).await;
+            return Err(Unavailable { what: "memory", why: "it does not answer".to_owned() });
+        }
         let (value, is_lost) = {
             let mut state = self.world.lock();
             let value = effect(&mut state);
@@ -68,6 +75,29 @@ impl SimHome {
         };
         self.world.edge(self.who, what).await;
         if is_lost { Err(lost("broker")) } else { Ok(()) }
+    }
+
+    fn with_own<T>(&self, account: &AccountName, ask: impl FnOnce(&mut (Bucket, Moment), Moment, &Limits) -> T) -> T {
+        let mut state = self.world.lock();
+        let now = state.now();
+        ask(state.own_rate(self.who, account), now, &State::own_limits())
+    }
+
+    fn serves_itself(&self) -> bool {
+        self.world.lock().mix.silence > 0.0
+    }
+
+    /// The memory's word; where there is none, the worker's own.
+    fn or_own<T>(
+        &self,
+        told: Result<T, Unavailable>,
+        account: &AccountName,
+        own: impl FnOnce(&mut (Bucket, Moment), Moment, &Limits) -> T,
+    ) -> Result<T, Unavailable> {
+        match told {
+            Err(_) if self.serves_itself() => Ok(self.with_own(account, own)),
+            told => told,
+        }
     }
 
     fn load_from(state: &State, job: &JobKey) -> Loaded<StepResult, End> {
@@ -133,6 +163,7 @@ impl Queue for SimHome {
                         producer: None,
                         message_id: None,
                         published_at,
+                        trace: None,
                     });
                 }
                 let next =
@@ -435,6 +466,8 @@ impl Listings for SimHome {
     }
 }
 
+/// Where the memory can fall silent, as the fleet's: meanwhile a worker serves itself, and a pause that it has read itself stands
+/// whatever the memory says. Elsewhere, as the embedded home's.
 impl Quota for SimHome {
     async fn permit(
         &self,
@@ -443,57 +476,83 @@ impl Quota for SimHome {
         refusals: u32,
         chance: f64,
     ) -> Result<Admission, Unavailable> {
-        self.in_memory("permit", |state| {
-            let now = state.now();
-            let bucket = state.store.buckets.entry(account.clone()).or_default();
-            bucket.admit(now, class, refusals, &State::limits(), chance)
-        })
-        .await
+        let who = self.who;
+        let told = self
+            .in_memory("permit", |state| {
+                let (now, limits) = (state.now(), State::limits());
+                let own = state.own_rate(who, account).1;
+                let bucket = state.store.buckets.entry(account.clone()).or_default();
+                if own > now {
+                    bucket.throttled(now, own, &limits);
+                    return Admission::Refused { until: own, by_gate: true };
+                }
+                bucket.admit(now, class, refusals, &limits, chance)
+            })
+            .await;
+        self.or_own(told, account, |own, now, limits| own.0.admit(now, class, refusals, limits, chance))
     }
 
     async fn throttled(&self, account: &AccountName, pause: Duration) -> Result<Moment, Unavailable> {
-        self.in_memory("throttled", |state| {
-            let now = state.now();
-            let until = now.after(pause);
-            let bucket = state.store.buckets.entry(account.clone()).or_default();
-            bucket.throttled(now, until, &State::limits());
-            state.pauses.push((None, account.clone(), now, until));
-            until
-        })
-        .await
+        let told = self
+            .in_memory("throttled", |state| {
+                let now = state.now();
+                let until = now.after(pause);
+                let bucket = state.store.buckets.entry(account.clone()).or_default();
+                bucket.throttled(now, until, &State::limits());
+                state.pauses.push((None, account.clone(), now, until));
+                until
+            })
+            .await;
+        if self.serves_itself() {
+            self.with_own(account, |own, now, limits| {
+                own.1 = own.1.max(now.after(pause));
+                own.0.throttled(now, own.1, limits);
+            });
+        }
+        self.or_own(told, account, |own, _, _| own.1)
     }
 
     async fn paused_until(&self, account: &AccountName) -> Result<Moment, Unavailable> {
-        self.in_memory("paused until", |state| {
-            state.store.buckets.get(account).map_or(Moment::default(), |bucket| bucket.paused_until())
-        })
-        .await
+        let who = self.who;
+        let told = self
+            .in_memory("paused until", |state| {
+                let own = state.own_rate(who, account).1;
+                state.store.buckets.get(account).map_or(own, |bucket| bucket.paused_until().max(own))
+            })
+            .await;
+        self.or_own(told, account, |own, _, _| own.0.paused_until())
     }
 
     async fn failed(&self, account: &AccountName) -> Result<Option<Moment>, Unavailable> {
-        self.in_memory("failed", |state| {
-            let now = state.now();
-            state.store.buckets.entry(account.clone()).or_default().failed(now, &State::limits())
-        })
-        .await
+        let told = self
+            .in_memory("failed", |state| {
+                let now = state.now();
+                state.store.buckets.entry(account.clone()).or_default().failed(now, &State::limits())
+            })
+            .await;
+        self.or_own(told, account, |own, now, limits| own.0.failed(now, limits))
     }
 
     async fn succeeded(&self, account: &AccountName) -> Result<(), Unavailable> {
-        self.in_memory("succeeded", |state| {
-            if let Some(bucket) = state.store.buckets.get_mut(account).filter(|bucket| bucket.is_troubled()) {
-                bucket.succeeded();
-            }
-        })
-        .await
+        let told = self
+            .in_memory("succeeded", |state| {
+                if let Some(bucket) = state.store.buckets.get_mut(account).filter(|bucket| bucket.is_troubled()) {
+                    bucket.succeeded();
+                }
+            })
+            .await;
+        self.or_own(told, account, |own, _, _| own.0.succeeded())
     }
 
     async fn polls_in_flight(&self, account: &AccountName) -> Result<u64, Unavailable> {
         let mark = format!("\"account\":\"{account}\"");
-        self.in_memory("polls in flight", |state| {
-            let polls = state.messages.values().filter(|m| m.lane == Kind::StatusPoll && m.body.contains(&mark));
-            polls.count() as u64
-        })
-        .await
+        let told = self
+            .in_memory("polls in flight", |state| {
+                let polls = state.messages.values().filter(|m| m.lane == Kind::StatusPoll && m.body.contains(&mark));
+                polls.count() as u64
+            })
+            .await;
+        self.or_own(told, account, |_, _, _| 0)
     }
 
     fn polls_per_minute(&self, _account: &AccountName) -> f64 {

@@ -38,6 +38,7 @@ pub struct Mix {
     pub failure: f64,
     pub confirm_lost: f64,
     pub memory_answer_lost: f64,
+    pub silence: f64,
     pub list_lag_s: u64,
     pub late_arrival_s: u64,
     pub has_created: bool,
@@ -84,6 +85,13 @@ impl Mix {
         mix.starts_unclean = chance.happens(0.25);
         mix.budget = chance.between(1, 24) as u32;
         mix
+    }
+
+    /// The memory falls silent in one seed of four, at 1, 4 or 12 times the base rate.
+    fn draw_silence(&mut self, chance: &mut Chance) {
+        if chance.happens(0.25) {
+            self.silence = 0.0007 * [1.0, 4.0, 12.0][chance.below(3) as usize];
+        }
     }
 }
 
@@ -166,6 +174,12 @@ pub struct State {
     pub mix: Mix,
     pub order: Chance,
     pub faults: Chance,
+    /// Apart from the other faults, so that it does not shift their stream.
+    pub silences: Chance,
+    /// Until when the memory does not answer this worker, or anybody.
+    pub silent: Vec<(Option<u64>, Moment)>,
+    /// What a worker keeps of an account's rate: its own bucket, and the last pause that it read itself.
+    pub own_rates: BTreeMap<(u64, AccountName), (Bucket, Moment)>,
     pub start: Instant,
     pub messages: BTreeMap<u64, Message>,
     pub next_message: u64,
@@ -218,22 +232,28 @@ impl World {
     /// The world of a seed, with its faults.
     pub fn new(seed: u64, is_traced: bool) -> Self {
         let mut faults = Chance::new(seed, 2);
-        let mix = Mix::draw(&mut faults);
-        Self::with(seed, is_traced, faults, mix)
+        let mut silences = Chance::new(seed, 3);
+        let mut mix = Mix::draw(&mut faults);
+        mix.draw_silence(&mut silences);
+        Self::with(seed, is_traced, (faults, silences), mix)
     }
 
     /// A world in which nothing goes wrong: the port suite's.
     #[allow(dead_code, reason = "the seeds have no use for it")]
     pub fn quiet() -> Self {
-        Self::with(0, false, Chance::new(0, 2), Mix { has_created: true, ..Mix::default() })
+        let chances = (Chance::new(0, 2), Chance::new(0, 3));
+        Self::with(0, false, chances, Mix { has_created: true, ..Mix::default() })
     }
 
-    fn with(seed: u64, is_traced: bool, faults: Chance, mix: Mix) -> Self {
+    fn with(seed: u64, is_traced: bool, (faults, silences): (Chance, Chance), mix: Mix) -> Self {
         let birth = Birth { epoch: Epoch(1), at: Moment::from_millis(BASE), is_clean: !mix.starts_unclean };
         let state = State {
             mix,
             order: Chance::new(seed, 1),
             faults,
+            silences,
+            silent: Vec::new(),
+            own_rates: BTreeMap::new(),
             start: Instant::now(),
             messages: BTreeMap::new(),
             next_message: 1,
@@ -328,6 +348,22 @@ impl State {
             self.note(&format!("FAULT {name}"));
         }
         strikes
+    }
+
+    /// Does the memory leave this worker without an answer? Nothing of what was asked took effect then.
+    pub fn is_silent_for(&mut self, who: u64) -> bool {
+        let now = self.now();
+        let may = self.struck < self.mix.budget && self.start.elapsed() < HORIZON;
+        if self.silences.happens(self.mix.silence) && may {
+            let whom = self.silences.happens(0.5).then_some(who);
+            let span = Duration::from_secs(self.silences.between(2, 900));
+            self.struck += 1;
+            *self.counts.entry("memory silent").or_default() += 1;
+            self.note(&format!("FAULT memory silent for {span:?}, {whom:?}"));
+            self.silent.push((whom, now.after(span)));
+        }
+        self.silent.retain(|(_, until)| *until > now);
+        self.silent.iter().any(|(whom, _)| whom.is_none_or(|whom| whom == who))
     }
 
     /// How often one of these faults struck.
@@ -427,6 +463,16 @@ impl State {
 
     pub fn limits() -> Limits {
         Limits { calls_per_minute: 600.0, ..Limits::default() }
+    }
+
+    /// A worker's own part of an account's rate, used while the memory is silent, and the pause that it has read itself.
+    pub fn own_rate(&mut self, who: u64, account: &AccountName) -> &mut (Bucket, Moment) {
+        self.own_rates.entry((who, account.clone())).or_default()
+    }
+
+    /// One worker's part of the rate.
+    pub fn own_limits() -> Limits {
+        Limits { calls_per_minute: Self::limits().calls_per_minute / 3.0, ..Self::limits() }
     }
 
     /// A copy of the memory as it is now, for a fail-over that brings it back.

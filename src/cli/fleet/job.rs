@@ -19,15 +19,23 @@ use crate::{
     clock,
     domain::{
         event::{EndName, Event},
-        ids::{JobKey, Topic},
+        ids::JobKey,
         step::Kind,
-        view::JobView,
+        view::{JobView, State},
     },
     engine::{
         intake::{Control, ControlTicket},
         settle::Broker as _,
     },
+    rabbitmq::{
+        Lane,
+        topology::{Depth, Found},
+    },
+    redis::Mark,
 };
+
+/// How long the lanes may take to be looked into.
+const GLANCE: Duration = Duration::from_secs(10);
 
 /// How often the status view is looked at, beside the events.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,23 +48,81 @@ async fn view_of(fleet: &Fleet, key: &JobKey) -> Result<JobView, Stop> {
     }
 }
 
-/// Says since when a memory remembers that may have lost something.
+/// Says since when a memory remembers that may have lost something. The mark is looked at and left as it is.
 pub(in crate::cli) async fn remark_birth(context: &Context, fleet: &Fleet) -> Result<(), Stop> {
-    let birth = fleet.memory().birth().await?;
-    if !birth.is_clean {
-        let at = context.times.full(birth.at.timestamp());
-        context.remark(&format!(
-            "the memory remembers since {at}; jobs of before are shown when they move, and work on unaffected"
-        ));
-    }
+    let since = match fleet.memory().mark().await? {
+        Mark::Clean(_) => return Ok(()),
+        Mark::Unclean(at) => context.times.full(at.timestamp()),
+        Mark::Missing | Mark::Other => "it was emptied, or began, a moment ago".to_owned(),
+    };
+    context.remark(&format!(
+        "the memory remembers since {since}; jobs of before are shown when they move, and work on unaffected"
+    ));
     Ok(())
+}
+
+/// Jobs that lie on intake lanes: nobody has claimed them yet, so no list shows them.
+pub(in crate::cli) struct Unclaimed {
+    /// By kind, those of the bulk lanes apart.
+    lanes: Vec<(Kind, Lane, Depth)>,
+}
+
+impl Unclaimed {
+    /// Looks into the intake lanes; why not, in words, when they cannot be seen.
+    pub(in crate::cli) async fn of(fleet: &Fleet, kind: Option<Kind>) -> Result<Self, String> {
+        let seen = tokio::time::timeout(GLANCE, async {
+            let visit = fleet.broker().visit().await.map_err(|down| down.to_string())?;
+            let mut lanes = Vec::new();
+            for of in
+                app::fleet::kinds(&fleet.loaded.settings).into_iter().filter(|of| kind.is_none_or(|kind| kind == *of))
+            {
+                for lane in [Lane::Intake, Lane::Bulk] {
+                    let name = fleet.broker().names().lane(of, lane);
+                    match visit.depth(&name).await.map_err(|down| down.to_string())? {
+                        Ok(depth) => lanes.push((of, lane, depth)),
+                        Err(Found::Forbidden) => return Err(format!("the broker's user may not look into {name}")),
+                        Err(Found::Missing) => return Err(format!("{name} is missing")),
+                        Err(Found::Well | Found::Differs(_)) => {}
+                    }
+                }
+            }
+            visit.leave().await;
+            Ok(Self { lanes })
+        });
+        seen.await.unwrap_or_else(|_| Err("the broker does not answer".to_owned()))
+    }
+
+    /// All of them.
+    pub(in crate::cli) fn count(&self) -> u64 {
+        self.lanes.iter().map(|(_, _, depth)| u64::from(depth.messages)).sum()
+    }
+
+    /// In words; none when there are none.
+    pub(in crate::cli) fn remark(&self) -> Option<String> {
+        let count = self.count();
+        let full = || self.lanes.iter().filter(|(_, _, depth)| depth.messages > 0);
+        let named = |(kind, lane, depth): &(Kind, Lane, Depth)| {
+            let bulk = if *lane == Lane::Bulk { " bulk" } else { "" };
+            format!("{kind}{bulk} {}", depth.messages)
+        };
+        let of: Vec<String> = full().map(named).collect();
+        let waits = if count == 1 { "1 job waits".to_owned() } else { format!("{count} jobs wait") };
+        let lonely = if full().any(|(_, _, depth)| depth.consumers == 0) {
+            "; a lane of them has no worker: longshore worker"
+        } else {
+            ""
+        };
+        (count > 0).then(|| format!("{waits} to be claimed, not shown here: {}{lonely}", of.join(", ")))
+    }
 }
 
 /// Follows a job to its end, by its events and by the status view.
 ///
 /// An end of a generation before `least` is none: the memory has not seen the later one yet.
 pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &JobKey, least: u32) -> Outcome {
-    let topic = Topic::of_job(&key.id);
+    // Only the view knows a topic of the job's own. Until it does, all events of the account are heard, and the others' passed
+    // over.
+    let topic = fleet.memory().job(key).await.ok().flatten().and_then(|view| view.summary.topic);
     // ORDER: bound before the view is read; an end in between is seen in one of them.
     let mut events = match fleet.broker().follow(&[(key.account.clone(), topic)]).await {
         Ok(events) => Some(events),
@@ -68,8 +134,8 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
     let signals = Signals::listen();
     let grace = fleet.loaded.settings.waits.parks.after_deadline;
     let (mut screen, mut seen, begun) = (Screen::new(context, 1), Vec::<Event>::new(), clock::moment());
+    let mut view = view_of(fleet, key).await?;
     let exit = loop {
-        let view = view_of(fleet, key).await?;
         screen.look(&view);
         if view.state().is_end() && view.summary.place.generation >= least {
             break ending::exit_of(&view, &seen);
@@ -93,7 +159,8 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
                     screen.event(&event);
                     seen.push(event);
                 }
-                Ok(_) => {}
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
                 Err(down) => {
                     context.remark(&format!("events are no longer heard ({down}); the status view is asked instead"));
                     events = None;
@@ -104,10 +171,29 @@ pub(in crate::cli) async fn follow(context: &mut Context, fleet: &Fleet, key: &J
                 break Exit::TimedOut;
             }
         }
+        view = match fleet.memory().job(key).await {
+            Ok(Some(now)) => now,
+            // Emptied or silent, it fills again as the job moves; an end that was heard is one all the same.
+            Ok(None) | Err(_) => seen.last().and_then(|event| ended(&view, event)).unwrap_or(view),
+        };
     };
     drop(screen);
-    print(context, &view_of(fleet, key).await?)?;
+    print(context, &view)?;
     Ok(exit)
+}
+
+/// How a job stands by the event of its end; none for any other event.
+fn ended(view: &JobView, event: &Event) -> Option<JobView> {
+    let state = event.name.as_str().parse::<State>().ok().filter(|state| state.is_end() && event.name.is_end())?;
+    let text = |name: &str| event.data.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let mut view = view.clone();
+    view.summary.state = state;
+    view.summary.ended_at = Some(event.time);
+    view.summary.product_id = text("product_id").or(view.summary.product_id);
+    view.summary.submission_id = text("submission_id").or(view.summary.submission_id);
+    let generation = event.sequence.split('.').next().and_then(|generation| generation.parse().ok());
+    view.summary.place.generation = generation.unwrap_or(view.summary.place.generation);
+    Some(view)
 }
 
 fn print(context: &mut Context, view: &JobView) -> Result<(), Stop> {
@@ -171,4 +257,21 @@ pub(in crate::cli) async fn retry(context: &mut Context, fleet: &Fleet, key: &Jo
     let first = JobResult::accepted(key, ticket.job.kind, Vec::new());
     told::print_accepted(context, key, &first)?;
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_to_be_claimed_is_counted_by_kind_and_told_when_nobody_takes_it() {
+        let lane = |kind, lane, messages, consumers| (kind, lane, Depth { messages, consumers });
+        let of = |lanes: &[_]| Unclaimed { lanes: lanes.to_vec() }.remark();
+        assert_eq!(of(&[lane(Kind::Upload, Lane::Intake, 0, 0)]), None);
+        let busy = [lane(Kind::Submission, Lane::Intake, 9, 2), lane(Kind::Submission, Lane::Bulk, 3, 2)];
+        let told = "12 jobs wait to be claimed, not shown here: submission 9, submission bulk 3";
+        assert_eq!(of(&busy).as_deref(), Some(told));
+        let lonely = of(&[lane(Kind::Upload, Lane::Intake, 1, 0)]).unwrap();
+        assert!(lonely.starts_with("1 job waits") && lonely.contains("longshore worker"), "{lonely}");
+    }
 }

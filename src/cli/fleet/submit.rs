@@ -31,6 +31,7 @@ use crate::{
         ticket::{Downloaded, Ticket},
         view::{JobSummary, JobView, State},
     },
+    engine::settle::Broker as _,
     rabbitmq::{Follow, FollowError},
 };
 
@@ -44,10 +45,6 @@ pub(in crate::cli) async fn hand_in(
     jobs: Vec<Result<Job, Box<Refused>>>,
     wishes: Wishes,
 ) -> Outcome {
-    if wishes.retries {
-        let problem = Problem::new("--retry-failed is there on the embedded home only");
-        return Err(Stop::input(problem.next("longshore dead-letter replay JOB")));
-    }
     let mut items = Vec::new();
     for job in jobs {
         items.push(match job {
@@ -68,7 +65,12 @@ pub(in crate::cli) async fn hand_in(
         }
         return Ok(submit::summed(&codes));
     }
-    let sent: Vec<Sent> = checked.into_iter().map(|checked| Sent::new(fleet, checked)).collect::<Result<_, _>>()?;
+    let mut sent: Vec<Sent> = checked.into_iter().map(|checked| Sent::new(fleet, checked)).collect::<Result<_, _>>()?;
+    if wishes.retries {
+        for sent in &mut sent {
+            sent.run_again_if_failed(context, fleet).await?;
+        }
+    }
     if !sent.is_empty() {
         let mut crowd = Crowd::new(sent);
         codes.extend(fleet.connected(async |fleet| crowd.run(context, fleet, wishes.wait).await).await??);
@@ -81,6 +83,8 @@ struct Sent {
     /// As it would stand at its first place.
     ticket: Ticket,
     body: Vec<u8>,
+    /// Its last ticket, one generation later, when it ended other than completed and is to run again.
+    again: Option<Box<Ticket>>,
     warnings: Vec<String>,
     events: Vec<Event>,
     end: Option<End>,
@@ -106,10 +110,12 @@ impl Sent {
         }
         let body = serde_json::to_vec(&job).map_err(|error| Stop::internal(error.to_string()))?;
         let hash = job.content_hash();
-        let ticket = Ticket::new(job, hash, fleet.user(), now);
+        let trace = intake::trace_of_caller();
+        let ticket = Ticket { trace, ..Ticket::new(job, hash, fleet.user(), now) };
         Ok(Self {
             ticket,
             body,
+            again: None,
             warnings: checked.warnings.clone(),
             events: Vec::new(),
             end: None,
@@ -118,12 +124,53 @@ impl Sent {
         })
     }
 
+    /// Takes up the end that the memory knows of this very job, unless it is "completed".
+    async fn run_again_if_failed(&mut self, context: &Context, fleet: &Fleet) -> Result<(), Stop> {
+        let key = self.key();
+        let Some(view) = fleet.memory().job(&key).await? else { return Ok(()) };
+        // Other content is no repeat: it is handed in, and refused.
+        if !view.state().is_end() || view.state() == State::Completed || view.hash != self.ticket.hash.to_string() {
+            return Ok(());
+        }
+        match view.end {
+            Some(end) => {
+                let ticket = end.ticket.retried(view.summary.place.generation, clock::moment());
+                self.again = Some(Box::new(ticket));
+            }
+            None => context.remark(&format!("how job {key} ended is forgotten: it is handed in as it is")),
+        }
+        Ok(())
+    }
+
+    /// Of which generation an event must be to tell of this run.
+    fn generation(&self) -> u32 {
+        self.again.as_ref().map_or(Place::FIRST.generation, |ticket| ticket.place.generation)
+    }
+
+    async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
+        match &self.again {
+            Some(ticket) => fleet.broker().publish(ticket).await?,
+            None => fleet.broker().submit(&self.ticket.job, self.ticket.trace.as_ref(), self.body.clone()).await?,
+        }
+        Ok(())
+    }
+
     fn key(&self) -> JobKey {
         self.ticket.key()
     }
 
-    fn topic(&self) -> (AccountName, Topic) {
-        (self.ticket.job.account.clone(), self.ticket.job.topic())
+    fn topic(&self) -> (AccountName, Option<Topic>) {
+        (self.ticket.job.account.clone(), Some(self.ticket.job.topic()))
+    }
+
+    /// Keeps what the status view tells, when no events are heard.
+    fn see(&mut self, view: &JobView) {
+        if view.hash != self.ticket.hash.to_string() {
+            let problem = format!("job {} exists with other content; take another id, or --new", self.key());
+            self.refused = Some((Class::OtherContent, problem));
+        } else if view.state().is_end() {
+            self.end.clone_from(&view.end);
+        }
     }
 
     /// Keeps what an event tells.
@@ -146,7 +193,10 @@ impl Sent {
             let class = event.data.get("class").and_then(|class| serde_json::from_value(class.clone()).ok());
             self.refused = Some((class.unwrap_or(Class::Undecodable), text("message")));
         }
-        if let Some(name) = end_of(event.name) {
+        // The end of a generation before this one may be announced once more.
+        if let Some(name) =
+            end_of(event.name).filter(|_| generation_of(&event).is_none_or(|of| of >= self.generation()))
+        {
             let member = |name: &str| event.data.get(name).cloned().unwrap_or_default();
             let mut ticket = self.ticket.clone();
             ticket.progress.product_id = serde_json::from_value(member("product_id")).ok();
@@ -163,8 +213,7 @@ impl Sent {
     /// How it stands, as far as its events tell.
     fn view(&self) -> JobView {
         let ticket = self.end.as_ref().map_or(&self.ticket, |end| &end.ticket);
-        let generation = |event: &Event| event.sequence.split('.').next().and_then(|text| text.parse().ok());
-        let generation = self.events.last().and_then(generation).unwrap_or(Place::FIRST.generation);
+        let generation = self.events.last().and_then(generation_of).unwrap_or(self.generation());
         let state = match &self.end {
             Some(end) => match end.name {
                 EndName::Completed => State::Completed,
@@ -181,6 +230,7 @@ impl Sent {
             summary: JobSummary {
                 key: self.key(),
                 kind: Some(ticket.job.kind),
+                topic: Some(ticket.job.topic()),
                 labels: ticket.job.labels.clone(),
                 state,
                 place: Place { generation, ..ticket.place },
@@ -202,6 +252,11 @@ impl Sent {
             transfer: None,
         }
     }
+}
+
+/// The generation that an event tells of.
+fn generation_of(event: &Event) -> Option<u32> {
+    event.sequence.split('.').next()?.parse().ok()
 }
 
 const fn end_of(name: Name) -> Option<EndName> {
@@ -240,7 +295,26 @@ impl Crowd {
             return Ok(vec![Exit::Done; self.order.len()]);
         }
         // ORDER: bind before publishing; an event that nobody is bound for is gone.
-        let follow = self.follow(fleet).await?;
+        let follow = match self.follow(fleet).await {
+            Ok(follow) => Some(follow),
+            Err(FollowError::Down(down)) => return Err(down.into()),
+            Err(FollowError::Forbidden(right)) => {
+                let lacks = format!("the broker's user lacks {right}");
+                if let Err(down) = fleet.memory().birth().await {
+                    let problem = Problem::new("neither events nor the status view can be followed");
+                    let problem = problem.what(lacks).what(down.to_string());
+                    return Err(Stop::new(
+                        Exit::NotAllowed,
+                        problem.next("grant the right, or leave --wait out; see docs/FLEET.md"),
+                    ));
+                }
+                context.remark(&format!(
+                    "events are not heard ({lacks}); the status view is asked instead, which tells ends, but not that a job is \
+                     refused"
+                ));
+                None
+            }
+        };
         self.publish(fleet).await?;
         let left = self.see_through(context, fleet, follow).await?;
         let mut codes = Vec::new();
@@ -257,17 +331,21 @@ impl Crowd {
         Ok(codes)
     }
 
-    async fn follow(&self, fleet: &Fleet) -> Result<Follow, Stop> {
-        let topics: BTreeSet<(AccountName, Topic)> = self.open().map(Sent::topic).collect();
-        let topics: Vec<(AccountName, Topic)> = topics.into_iter().collect();
-        fleet.broker().follow(&topics).await.map_err(|error| match error {
-            FollowError::Forbidden(right) => {
-                let problem =
-                    Problem::new("events cannot be followed").what(format!("the broker's user lacks {right}"));
-                Stop::new(Exit::NotAllowed, problem.next("grant it, or leave --wait out; see docs/FLEET.md"))
+    async fn follow(&self, fleet: &Fleet) -> Result<Follow, FollowError> {
+        let topics: BTreeSet<(AccountName, Option<Topic>)> = self.open().map(Sent::topic).collect();
+        let topics: Vec<(AccountName, Option<Topic>)> = topics.into_iter().collect();
+        fleet.broker().follow(&topics).await
+    }
+
+    /// Asks the status view for the jobs that have not ended.
+    async fn look(&mut self, fleet: &Fleet, screen: &mut Screen) {
+        for sent in self.sent.values_mut().filter(|sent| sent.end.is_none() && sent.refused.is_none()) {
+            // Silent or emptied for a while, it tells later.
+            if let Ok(Some(view)) = fleet.memory().job(&sent.key()).await {
+                screen.look(&view);
+                sent.see(&view);
             }
-            FollowError::Down(down) => down.into(),
-        })
+        }
     }
 
     fn open(&self) -> impl Iterator<Item = &Sent> {
@@ -276,19 +354,26 @@ impl Crowd {
 
     async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
         for sent in self.open() {
-            fleet.broker().submit(&sent.ticket.job, sent.body.clone()).await?;
+            sent.publish(fleet).await?;
         }
         Ok(())
     }
 
-    async fn see_through(&mut self, context: &mut Context, fleet: &Fleet, mut follow: Follow) -> Result<Left, Stop> {
+    async fn see_through(
+        &mut self,
+        context: &mut Context,
+        fleet: &Fleet,
+        mut follow: Option<Follow>,
+    ) -> Result<Left, Stop> {
         let signals = Signals::listen();
         let mut screen = Screen::new(context, self.order.len());
         let grace = fleet.loaded.settings.waits.parks.after_deadline;
         let begun = clock::moment();
         loop {
             if self.open().next().is_none() {
-                follow.close().await;
+                if let Some(follow) = follow {
+                    follow.close().await;
+                }
                 return Ok(Left::AllEnded);
             }
             if self.open().all(|sent| sent.sign_in.is_some()) {
@@ -299,11 +384,19 @@ impl Crowd {
             if self.open().all(is_late) {
                 return Ok(Left::TooLate);
             }
+            let heard = async {
+                if let Some(follow) = &mut follow {
+                    return follow.next(LOOK).await;
+                }
+                tokio::time::sleep(LOOK).await;
+                Ok(None)
+            };
             let next = tokio::select! {
-                next = follow.next(LOOK) => next,
+                next = heard => next,
                 () = signals.stop.cancelled() => return Ok(Left::Detached),
             };
             match next {
+                Ok(None) if follow.is_none() => self.look(fleet, &mut screen).await,
                 Ok(None) => {}
                 Ok(Some(event)) => {
                     let Some(sent) = self.sent.get_mut(&event.job) else { continue };
@@ -319,7 +412,7 @@ impl Crowd {
                 Err(down) => {
                     tracing::warn!(%down, "events are not heard; following anew");
                     let Some(again) = self.again(fleet, &signals).await else { return Ok(Left::Detached) };
-                    follow = again;
+                    follow = Some(again);
                 }
             }
         }
@@ -396,6 +489,7 @@ mod tests {
         Sent {
             ticket,
             body: Vec::new(),
+            again: None,
             warnings: Vec::new(),
             events: Vec::new(),
             end: None,
@@ -420,6 +514,19 @@ mod tests {
         let result = JobResult::of(&sent.view());
         assert_eq!((result.state.as_str(), result.product_id.as_deref()), ("completed", Some("14300000000000001")));
         assert_eq!((result.downloads.len(), result.warnings, result.error.is_none()), (1, vec!["w".to_owned()], true));
+    }
+
+    #[test]
+    fn an_end_of_an_earlier_generation_is_no_end_of_a_job_that_runs_again() {
+        let mut sent = sent();
+        let again = sent.ticket.clone().retried(1, clock::moment());
+        let (earlier, later) =
+            (event(&sent, Name::Failed, json!({})), Event::of(&again, Name::Failed, 1, clock::moment(), json!({})));
+        sent.again = Some(Box::new(again));
+        sent.note(earlier);
+        assert!(sent.end.is_none());
+        sent.note(later);
+        assert_eq!((sent.view().state(), sent.view().summary.place.generation), (State::Failed, 2));
     }
 
     #[test]

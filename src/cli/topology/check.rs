@@ -10,46 +10,20 @@ use crate::{
     },
     cli::{
         context::Context,
-        doctor::counted,
         exit::Exit,
-        output::{Form, Mark, Paint, Style, in_words},
+        finding::{Finding, counted, screen},
+        output::{Form, in_words},
         stop::{Outcome, Stop},
-        text::Put as _,
     },
     config::Loaded,
     domain::step::Kind,
     rabbitmq::{
-        Names,
+        Names, Rabbit,
         canary::Way,
+        management::{Compared, Error as ManagementError},
         topology::{Depth, Found, Looked, Object},
     },
 };
-
-/// Columns before the text of a finding: its label, its mark, and a blank behind each.
-const INDENT: usize = 12;
-
-/// What was found, in words; good, bad with a code, or open.
-struct Finding {
-    label: &'static str,
-    mark: Mark,
-    exit: Exit,
-    text: String,
-    next: Option<String>,
-}
-
-impl Finding {
-    fn good(label: &'static str, text: impl Into<String>) -> Self {
-        Self { label, mark: Mark::Done, exit: Exit::Done, text: text.into(), next: None }
-    }
-
-    fn bad(label: &'static str, exit: Exit, text: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { label, mark: Mark::Failed, exit, text: text.into(), next: Some(next.into()) }
-    }
-
-    fn open(label: &'static str, text: impl Into<String>, next: Option<&str>) -> Self {
-        Self { label, mark: Mark::Unknown, exit: Exit::Done, text: text.into(), next: next.map(str::to_owned) }
-    }
-}
 
 pub(super) async fn run(context: &mut Context, loaded: &Loaded) -> Outcome {
     let (broker, memory) = fleet::office(loaded)?;
@@ -59,12 +33,16 @@ pub(super) async fn run(context: &mut Context, loaded: &Loaded) -> Outcome {
     visit.leave().await;
     let looked = looked.map_err(|down| unreachable(&broker, &down))?;
     let mut findings = objects(&looked);
+    findings.extend(arguments(loaded, &broker, &wanted).await);
     findings.extend(lanes(&wanted.names, &looked));
     let mut flights = Vec::new();
     if looked.iter().any(|one| one.found == Found::Missing) {
-        findings.push(Finding::open("canaries", "none was sent: something is missing", None));
+        findings.push(Finding::open("canaries", "none was sent: something is missing"));
     } else {
-        let ways: Vec<(Kind, Way)> = wanted.kinds.iter().flat_map(|kind| Way::ALL.map(|way| (*kind, way))).collect();
+        let mut ways: Vec<(Kind, Way)> =
+            wanted.kinds.iter().flat_map(|kind| Way::ALL.map(|way| (*kind, way))).collect();
+        // The longer waits are the same for all kinds.
+        ways.extend(wanted.kinds.first().into_iter().flat_map(|kind| Way::long_waits().map(|way| (*kind, way))));
         let proven = canary::prove(&broker, &memory, &ways, Receivers::WorkersOrUs).await;
         flights = proven.map_err(|down| unreachable(&broker, &down))?;
         findings.extend(canaries(&wanted.names, &flights));
@@ -79,7 +57,7 @@ fn worst(findings: &[Finding]) -> Exit {
     order.into_iter().find(|exit| findings.iter().any(|finding| finding.exit == *exit)).unwrap_or(Exit::Done)
 }
 
-fn objects(looked: &[Looked]) -> Vec<Finding> {
+pub(in crate::cli) fn objects(looked: &[Looked]) -> Vec<Finding> {
     const LABEL: &str = "objects";
     let can_be_seen = || looked.iter().filter(|one| !matches!(one.object, Object::Binding { .. }));
     let mut findings = Vec::new();
@@ -90,23 +68,74 @@ fn objects(looked: &[Looked]) -> Vec<Finding> {
     let unseen = can_be_seen().filter(|one| one.found == Found::Forbidden).count();
     if unseen > 0 {
         let text = format!("{}: this user may not look whether they are there", counted(unseen, "object"));
-        findings.push(Finding::open(LABEL, text, None));
+        findings.push(Finding::open(LABEL, text));
     }
     let there = can_be_seen().filter(|one| one.found == Found::Well).count();
     if there > 0 {
         findings.insert(0, Finding::good(LABEL, format!("{there} exchanges and queues are there")));
     }
-    let text = "with which arguments cannot be seen this way";
-    findings.push(Finding::open(
-        LABEL,
-        text,
-        Some("to compare them, with admin rights: longshore topology declare; it changes nothing that is there"),
-    ));
+    findings
+}
+
+/// Arguments and policies, which only the management API shows.
+async fn arguments(loaded: &Loaded, broker: &Rabbit, wanted: &Wanted) -> Vec<Finding> {
+    const LABEL: &str = "arguments";
+    let Some(reference) = &loaded.settings.topology.management_url else {
+        let text = "with which arguments, how long the waits are, and which policies count cannot be seen this way";
+        return vec![Finding::open(LABEL, text).and_next(
+            "name the broker's management API in topology.management_url; or, with admin rights and without the policies: \
+             longshore topology declare, which changes nothing that is there",
+        )];
+    };
+    let compared = match fleet::management(loaded, broker, reference) {
+        Ok(management) => management.compare(&wanted.names, &wanted.objects).await,
+        Err(error) => return vec![Finding::bad(LABEL, Exit::Input, error.to_string(), "mend topology.management_url")],
+    };
+    match compared {
+        Ok(compared) => differences(&compared),
+        Err(error @ ManagementError::Refused(_)) => {
+            let next =
+                "rabbitmqctl set_user_tags USER monitoring; or mend user and password in topology.management_url";
+            vec![Finding::bad(LABEL, Exit::NotAllowed, error.to_string(), next)]
+        }
+        Err(error) => {
+            let next = "check that the management plugin runs there; then: longshore topology check";
+            vec![Finding::bad(LABEL, Exit::Unavailable, in_words(&error.to_string()), next)]
+        }
+    }
+}
+
+fn differences(compared: &[Compared]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for Compared { object, differs, .. } in compared.iter().filter(|one| !one.differs.is_empty()) {
+        let next = match object {
+            Object::Binding { .. } => "longshore topology declare, with admin rights",
+            Object::Exchange { .. } | Object::Queue { .. } => {
+                "arguments cannot be changed: delete it when it is empty and unused, then: longshore topology declare"
+            }
+        };
+        let text = format!("{}: {}", object.name(), differs.join("; "));
+        findings.push(Finding::bad("arguments", Exit::WrongState, text, next));
+    }
+    if findings.is_empty() {
+        let text = format!("{} objects and bindings are as they should be", compared.len());
+        findings.push(Finding::good("arguments", text));
+    }
+    let harmed: Vec<&Compared> = compared.iter().filter(|one| !one.harmful.is_empty()).collect();
+    for Compared { object, harmful, .. } in &harmed {
+        let next =
+            "take that out of the policy, or narrow its pattern: rabbitmqctl list_policies, list_operator_policies";
+        let text = format!("{}: {}", object.name(), harmful.join("; "));
+        findings.push(Finding::bad("policies", Exit::WrongState, text, next));
+    }
+    if harmed.is_empty() {
+        findings.push(Finding::good("policies", "none of them harms a queue here"));
+    }
     findings
 }
 
 /// Lanes whose tickets nobody takes, and what had no route.
-fn lanes(names: &Names, looked: &[Looked]) -> Vec<Finding> {
+pub(in crate::cli) fn lanes(names: &Names, looked: &[Looked]) -> Vec<Finding> {
     const LABEL: &str = "lanes";
     let mut findings = Vec::new();
     for one in looked {
@@ -117,27 +146,23 @@ fn lanes(names: &Names, looked: &[Looked]) -> Vec<Finding> {
             continue;
         }
         if *name == names.unrouted() {
-            let text = format!("{} had no route and lie in {name}", counted_messages(messages));
-            findings.push(Finding::open(LABEL, text, Some("mend what is wrong here first, then replay them")));
+            let text = format!("{} had no route and lie in {name}", counted(messages, "message"));
+            findings.push(Finding::open(LABEL, text).and_next("mend what is wrong here first, then replay them"));
         } else if consumers == 0 && is_lane(names, &one.object) {
-            let text = format!("{name}: {} and no consumer", counted_messages(messages));
-            findings.push(Finding::open(LABEL, text, Some("start a worker of its kind: longshore worker")));
+            let text = format!("{name}: {} and no consumer", counted(messages, "message"));
+            findings.push(Finding::open(LABEL, text).and_next("start a worker of its kind: longshore worker"));
         }
     }
     findings
 }
 
-fn counted_messages(messages: u32) -> String {
-    counted(usize::try_from(messages).unwrap_or(usize::MAX), "message")
-}
-
 /// A queue that workers consume: delays have no consumer, ever.
-fn is_lane(names: &Names, object: &Object) -> bool {
+pub(in crate::cli) fn is_lane(names: &Names, object: &Object) -> bool {
     let is_delay = matches!(object, Object::Queue { name, .. } if name.starts_with(&names.delay()));
     holds_tickets(names, object) && !is_delay
 }
 
-fn canaries(names: &Names, flights: &[Flight]) -> Vec<Finding> {
+pub(in crate::cli) fn canaries(names: &Names, flights: &[Flight]) -> Vec<Finding> {
     const LABEL: &str = "canaries";
     let mut findings = Vec::new();
     let back = flights.iter().filter(|flight| flight.outcome == Flew::Back).count();
@@ -166,7 +191,7 @@ fn canaries(names: &Names, flights: &[Flight]) -> Vec<Finding> {
         findings.push(if back == 0 {
             Finding::bad(LABEL, Exit::NotAllowed, text, next)
         } else {
-            Finding::open(LABEL, text, Some(next))
+            Finding::open(LABEL, text).and_next(next)
         });
     }
     unknown.sort_unstable();
@@ -177,7 +202,7 @@ fn canaries(names: &Names, flights: &[Flight]) -> Vec<Finding> {
         findings.push(if back == 0 && flights.iter().all(|flight| matches!(flight.outcome, Flew::Unknown(_))) {
             Finding::bad(LABEL, Exit::Unavailable, text, "mend that, then: longshore topology check")
         } else {
-            Finding::open(LABEL, text, Some("look again later"))
+            Finding::open(LABEL, text).and_next("look again later")
         });
     }
     findings
@@ -189,25 +214,16 @@ fn tell(
     (looked, flights): (&[Looked], &[Flight]),
     findings: &[Finding],
 ) -> Result<(), Stop> {
-    let found = |finding: &Finding| {
-        json!({
-            "what": finding.label,
-            "good": (finding.mark != Mark::Unknown).then_some(finding.exit == Exit::Done),
-            "exit": finding.exit.code(),
-            "message": finding.text,
-            "next_step": finding.next,
-        })
-    };
     match context.form() {
         Form::Ndjson => {
             for finding in findings {
-                context.out.line(&found(finding))?;
+                context.out.line(&finding.row())?;
             }
         }
         Form::Json => {
             let objects: Vec<Value> = looked.iter().map(seen).collect();
             let flights: Vec<Value> = flights.iter().map(|flight| flew(names, flight)).collect();
-            let findings: Vec<Value> = findings.iter().map(found).collect();
+            let findings: Vec<Value> = findings.iter().map(Finding::row).collect();
             context.out.document(&json!({ "objects": objects, "canaries": flights, "findings": findings }))?;
         }
         Form::Table => {
@@ -216,26 +232,6 @@ fn tell(
         }
     }
     Ok(())
-}
-
-fn screen(style: &Style, findings: &[Finding]) -> String {
-    let (mut out, mut last) = (String::new(), "");
-    for finding in findings {
-        let label = if finding.label == last { "" } else { finding.label };
-        last = finding.label;
-        let wrap = |text: &str| Style::wrap(&style.text(text), style.width.saturating_sub(INDENT));
-        let next = finding.next.as_ref().map(|next| format!("next: {next}"));
-        for (number, line) in wrap(&finding.text).into_iter().chain(next.iter().flat_map(|next| wrap(next))).enumerate()
-        {
-            if number == 0 {
-                let label = style.paint(Paint::Strong, &format!("{label:<9}"));
-                out.put(format_args!("{label} {} {line}\n", style.mark(finding.mark)));
-            } else {
-                out.put(format_args!("{:INDENT$}{line}\n", ""));
-            }
-        }
-    }
-    out
 }
 
 fn seen(looked: &Looked) -> Value {
@@ -265,6 +261,7 @@ fn flew(names: &Names, flight: &Flight) -> Value {
         "kind": flight.kind.name(),
         "way": flight.way.name(),
         "lane": flight.way.lane(names, flight.kind),
+        "waits_in": flight.way.waits_in(names),
         "state": state,
         "message": message,
     })

@@ -1,6 +1,6 @@
 //! `longshore topology`: what must be at the fleet's broker, made, checked and shown.
 
-mod check;
+pub(super) mod check;
 mod declare;
 
 use std::collections::BTreeSet;
@@ -263,7 +263,7 @@ async fn born(context: &mut Context, loaded: &Loaded, wish: &Born) -> Outcome {
 }
 
 /// Lanes and delays: where a ticket or a job under way can lie.
-fn holds_tickets(names: &Names, object: &Object) -> bool {
+pub(super) fn holds_tickets(names: &Names, object: &Object) -> bool {
     match object {
         Object::Queue { name, .. } => *name != names.set_aside() && *name != names.unrouted(),
         Object::Exchange { .. } | Object::Binding { .. } => false,

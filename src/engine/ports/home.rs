@@ -14,6 +14,7 @@ use crate::domain::{
     step::{Kind, QuotaClass},
     ticket::StepResult,
     time::Moment,
+    trace::Trace,
 };
 
 /// The queue or the memory does not answer, or answers with an error. The engine parks and comes again.
@@ -56,6 +57,8 @@ pub struct Received<D> {
     pub message_id: Option<String>,
     /// When it was published, by the publisher's clock.
     pub published_at: Option<Moment>,
+    /// The producer's trace context, where its message brought one.
+    pub trace: Option<Trace>,
 }
 
 /// What came of settling a delivery.

@@ -40,7 +40,7 @@ impl<P: Ports> Claimed<'_, P> {
             return Err(Stop::Failed(Failure::Permanent(cause)));
         };
         let mut members = members.clone();
-        if self.settings.markers.products
+        if self.settings.markers_of(&self.key.account).products
             && let Some(Value::String(name)) = members.get_mut("productName")
         {
             *name = Marker::of(&self.key, Step::CreateProduct.name()).mark(name);

@@ -35,7 +35,7 @@ impl<P: Ports> Claimed<'_, P> {
             return Err(Stop::Failed(Failure::Permanent(cause)));
         };
         let mut wanted = wanted.clone();
-        if self.settings.markers.submissions {
+        if self.settings.markers_of(&self.key.account).submissions {
             wanted.name = Marker::of(&self.key, Step::CreateSubmission.name()).mark(&wanted.name);
         }
         Ok(wanted)

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Did;
 use crate::{
     domain::{
+        event_data::{self, Progressed},
         failure::{Cause, Kind},
         job::Wait,
         service::{Submission, Verdict},
@@ -78,11 +79,11 @@ impl<P: Ports> Claimed<'_, P> {
         let is_news = before.is_none_or(|before| (&before.step, &before.state) != (&watch.step, &watch.state));
         let workflow = submission.workflow.as_ref()?;
         is_news.then(|| {
-            json!({
-                "step": Step::Poll,
-                "workflow_step": workflow.step,
-                "workflow_step_number": workflow.step_number(),
-                "workflow_state": workflow.state,
+            event_data::json(&Progressed::Moved {
+                step: Step::Poll,
+                workflow_step: workflow.step.as_deref(),
+                workflow_step_number: workflow.step_number(),
+                workflow_state: workflow.state.as_deref(),
             })
         })
     }

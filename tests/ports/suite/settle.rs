@@ -154,6 +154,7 @@ pub(crate) async fn a_message_that_never_was_a_job_is_set_aside<H: Harness>() {
         class: Class::Undecodable,
         fingerprint: "undecodable/none".to_owned(),
         message: "(document): expected value at line 1 column 1".to_owned(),
+        trace: None,
         body: received.body.clone(),
     };
     let mut done = settlement(&ticket("a"), None, Entry::Nothing, Next::SetAside(Box::new(letter)));

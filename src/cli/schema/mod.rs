@@ -3,16 +3,21 @@
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{context::Context, exit::Exit, output::Form, stop::Outcome};
+mod asyncapi;
+mod events;
+
+use super::{
+    context::Context,
+    exit::Exit,
+    output::Form,
+    stop::{Outcome, Stop},
+};
 use crate::{
     config,
-    domain::{
-        event::{Class, Name},
-        job,
-    },
+    domain::{job, step::Kind},
 };
 
-/// Prints the shape of jobs, of events or of the configuration, with examples.
+/// Prints the shape of jobs, of events, of both at the broker, or of the configuration.
 ///
 /// Example: longshore schema jobs
 #[derive(Debug, Args)]
@@ -24,24 +29,22 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// JSON Schemas of jobs, and an example of each kind
+    /// JSON Schema of jobs, and an example of each kind
     Jobs,
     /// JSON Schema of events
     Events,
+    /// AsyncAPI 3 document: exchanges, routing keys and messages of a fleet
+    Asyncapi,
     /// Every setting, with unit, range and reason
     Config,
 }
 
 pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Outcome {
     match arguments.what {
-        What::Jobs => {
-            let mut schemas = job::schemas();
-            if let Some(members) = schemas.as_object_mut() {
-                members.insert("examples".to_owned(), examples());
-            }
-            context.out.document(&schemas)?;
-        }
-        What::Events => context.out.document(&events())?,
+        What::Jobs => context.out.document(&jobs())?,
+        What::Events => context.out.document(&events::schema())?,
+        // It may have no member of ours, a schema number included.
+        What::Asyncapi => context.out.text(&in_lines(&asyncapi::document())?)?,
         What::Config if context.form() == Form::Table => context.out.text(config::DEFAULT)?,
         What::Config => {
             let settings: Vec<Value> = config::described()
@@ -52,6 +55,25 @@ pub(super) fn run(context: &mut Context, arguments: &Arguments) -> Outcome {
         }
     }
     Ok(Exit::Done)
+}
+
+fn in_lines(document: &Value) -> Result<String, Stop> {
+    let text = serde_json::to_string_pretty(document).map_err(|error| Stop::internal(error.to_string()))?;
+    Ok(text + "\n")
+}
+
+/// A job of any kind.
+fn jobs() -> Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12();
+    let mut generator = settings.into_generator();
+    let kinds: Vec<Value> = Kind::ALL.into_iter().map(|kind| job::schema_of(kind, &mut generator)).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Job",
+        "oneOf": kinds,
+        "$defs": generator.take_definitions(true),
+        "examples": examples(),
+    })
 }
 
 /// One job of each kind, as it can be handed in.
@@ -100,33 +122,29 @@ pub(super) fn examples() -> Value {
     ])
 }
 
-/// The CloudEvents that the home keeps, and that `--output ndjson` prints.
-fn events() -> Value {
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Event",
-        "type": "object",
-        "required": ["specversion", "id", "source", "type", "subject", "time", "sequence", "data"],
-        "properties": {
-            "specversion": { "const": "1.0" },
-            "id": { "type": "string", "format": "uuid", "description": "Deterministic: keep the first of an id." },
-            "source": { "type": "string", "description": "/accounts/<account>" },
-            "type": { "type": "string", "pattern": "^dev\\.longshore\\.job\\.[a-z-]+\\.v1$" },
-            "subject": { "type": "string", "description": "The job's id; of a refused event the message's." },
-            "time": { "type": "string", "format": "date-time" },
-            "sequence": { "type": "string", "description": "generation.step.try.n, padded with zeros." },
-            "datacontenttype": { "const": "application/json" },
-            "data": { "type": "object" },
-        },
-        "names": schemars::schema_for!(Name),
-        "classes": schemars::schema_for!(Class),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::job::Job;
+
+    /// Compares what is in the repository with what the program prints; with `LONGSHORE_WRITE_SCHEMAS=1` it is written instead.
+    #[test]
+    fn the_files_of_the_repository_are_what_the_program_prints() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas");
+        for (name, document) in
+            [("job.json", jobs()), ("event.json", events::schema()), ("asyncapi.json", asyncapi::document())]
+        {
+            let printed = in_lines(&document).unwrap();
+            if std::env::var_os("LONGSHORE_WRITE_SCHEMAS").is_some() {
+                std::fs::write(folder.join(name), &printed).unwrap();
+            }
+            let kept = std::fs::read_to_string(folder.join(name)).unwrap();
+            assert!(
+                kept == printed,
+                "docs/schemas/{name} is old; renew it with LONGSHORE_WRITE_SCHEMAS=1 and this test"
+            );
+        }
+    }
 
     #[test]
     fn every_example_is_a_job_and_there_is_one_of_each_kind() {
