@@ -57,6 +57,8 @@ pub(crate) async fn run() -> Result<()> {
         let taken = timeout(RESTART, probe.join_next()).await;
         let taken = taken.with_context(|| format!("no job after restart {restart}: {}", bed.log()))?;
         let taken = taken.context("there was a probe")???;
+        let how = if is_kill { "SIGKILL" } else { "stop" };
+        say(&format!("restart {restart} ({how}): {taken:.2} s"));
         if is_kill {
             killed.add(taken);
         } else {

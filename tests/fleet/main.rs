@@ -4,6 +4,7 @@
 
 mod arguments;
 mod cluster;
+mod knocking;
 mod limits;
 mod place;
 #[path = "../secrets/run_folder.rs"]
