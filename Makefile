@@ -1,6 +1,6 @@
 # Every verb says what it does in a `##` comment; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet-demo build fmt lint check test-quick services test test-matrix sim crash-matrix chaos load fuzz bench bench-transfer bends deny doc snap dist
+.PHONY: help demo fleet-demo build fmt lint check test-quick services test test-matrix sim crash-matrix chaos load fuzz bench bench-transfer crash-table celery bends deny doc snap dist
 
 CARGO   ?= cargo
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -10,6 +10,8 @@ RUN     := $(abspath $(TARGET))/test-run
 IN_RUN  := LONGSHORE_TEST_DIR="$(RUN)" TMPDIR="$(RUN)/tmp"
 # Decoders that a fuzzer tries. SQLite is linked twice into them, which the sanitizer would take for a mistake.
 FUZZERS := job ticket hardware token blob inf package
+# Peer of the fleet's bench and of the crash table: a Python of its own below target.
+CELERY  := $(abspath $(TARGET))/clients/celery
 # Peers of the transfer bench.
 TOOLS   := $(abspath $(TARGET))/tools
 AZURITE := $(TOOLS)/node_modules/azurite/dist/src/blob/main.js
@@ -91,8 +93,17 @@ fuzz: ## Every decoder under a fuzzer, where a nightly toolchain and cargo-fuzz 
 	  done; \
 	fi
 
-bench: ## Start to first call and idle memory of a worker, beside their goals
-	$(CARGO) bench --locked --bench worker
+bench: services celery ## A worker alone, then the fleet, figures beside their goals: BENCH=noop,idle,quota,tokens,parked,fair,recovery
+	@if test -z "$(BENCH)"; then $(CARGO) bench --locked --bench worker; fi
+	BENCH="$(BENCH)" $(CARGO) bench --locked --bench fleet
+
+crash-table: services celery ## Jobs lost, doubled and left when workers are killed, ours and Celery's (by hand): JOBS=n KILLS=n
+	BENCH=crash-table $(CARGO) bench --locked --bench fleet
+
+celery:
+	@test -x "$(CELERY)/bin/celery" || { echo "celery: installing"; mkdir -p "$(CELERY)" && python3 -m venv "$(CELERY)" && \
+	  "$(CELERY)/bin/pip" install --quiet --disable-pip-version-check celery==5.7.0; } || \
+	  { rm -rf "$(CELERY)"; echo "celery: could not be installed; it is left out"; }
 
 bench-transfer: ## 1 GiB to the sandbox and to Azurite, interrupted twice, beside azcopy (npm installs both)
 	@mkdir -p "$(TOOLS)"; if ! test -e "$(AZURITE)" || ! test -e "$(AZCOPY)"; then \

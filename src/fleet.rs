@@ -34,7 +34,7 @@ use crate::{
         settle::{self, Broker, Proof},
     },
     rabbitmq::{Delivery, Rabbit},
-    redis::{Rates, Shown, Store, TicketFacts},
+    redis::{Rates, Shown, Store, TicketFacts, Written},
 };
 
 /// One process's half of the fleet: a broker and a memory. Cheap to clone.
@@ -103,7 +103,11 @@ impl Queue for Fleet {
             self.transfers.over(job);
         }
         let memory = Showing { memory: self.memory.clone(), shown: shown(&settlement) };
-        settle::settle(self, &memory, delivery, job, &settlement).await
+        let settled = settle::settle(self, &memory, delivery, job, &settlement).await;
+        if let Some(job) = job {
+            self.memory.forget(job);
+        }
+        settled
     }
 }
 
@@ -182,7 +186,11 @@ impl Memory for Showing {
     }
 
     async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
-        self.memory.swap_shown(job, epoch, version, record, &self.shown).await
+        self.memory.swap_shown(job, epoch, version, record, &self.shown).await.map(Swapped::from)
+    }
+
+    fn guess(&self, job: &JobKey) -> Option<Loaded<StepResult, End>> {
+        self.memory.guess(job)
     }
 }
 
@@ -212,7 +220,20 @@ impl Memory for Fleet {
 
     async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
         let shown = Shown { ticket: None, transfer: self.transfers.of(job) };
-        self.memory.swap_shown(job, epoch, version, record, &shown).await
+        let written = self.memory.swap_shown(job, epoch, version, record, &shown).await?;
+        match &written {
+            Written::Done(version) => self.memory.remember(job, epoch, *version, record),
+            Written::Refused(_) => self.memory.forget(job),
+        }
+        Ok(written.into())
+    }
+
+    fn guess(&self, job: &JobKey) -> Option<Loaded<StepResult, End>> {
+        self.memory.guess(job)
+    }
+
+    fn guess_new(&self) -> Option<Loaded<StepResult, End>> {
+        self.memory.guess_new()
     }
 }
 

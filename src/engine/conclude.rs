@@ -43,7 +43,7 @@ impl<P: Ports> Claimed<'_, P> {
                 let ticket = self.ticket().clone().next_try(self.capped(at)).suspected(true);
                 self.settlement(Entry::Outcome(Outcome::Nothing), Vec::new(), Some(ticket))
             }
-            Ok(Did::PollAgain { at, watch, moved }) => self.polled(at, watch, moved),
+            Ok(Did::PollAgain { at, watch, moved }) => self.polled(at, watch, moved.as_ref()),
             Ok(Did::Person { message, candidates }) => self.person(message, candidates),
             Ok(Did::End(ending)) => self.ending(ending),
             Ok(Did::AccountRemoved) => self.account_removed(),
@@ -161,8 +161,9 @@ impl<P: Ports> Claimed<'_, P> {
         self.settlement(Entry::End { end, result: result.map(Box::new) }, self.first_events(), None)
     }
 
-    fn polled(&self, at: Moment, mut watch: Watch, moved: Option<Value>) -> Settlement {
-        let mut events: Vec<_> = moved.iter().map(|data| self.event(Name::Progressed, n::PROGRESSED, data)).collect();
+    fn polled(&self, at: Moment, mut watch: Watch, moved: Option<&Value>) -> Settlement {
+        let mut events: Vec<_> =
+            moved.into_iter().map(|data| self.event(Name::Progressed, n::PROGRESSED, data)).collect();
         let now = self.now();
         if !watch.said_stuck && now.since(watch.unchanged_since) >= self.settings.waits.stuck_after(&self.taken.work) {
             watch.said_stuck = true;

@@ -116,7 +116,13 @@ pub async fn settle<B: Broker, M: Memory>(
 
 async fn recorded<M: Memory>(memory: &M, job: Option<&JobKey>, settlement: &Settlement) -> Result<Writes, Unavailable> {
     let Some(job) = job.filter(|_| needs_memory(&settlement.entry)) else { return Ok(plain(settlement)) };
-    let mut loaded = memory.load(job).await?;
+    // What this process wrote itself is not asked for again, as long as a swap decides whether it still stands: a
+    // settlement that swaps nothing before it publishes must know.
+    let guess = memory.guess(job).filter(|guess| resolve(guess, settlement).record.is_some());
+    let mut loaded = match guess {
+        Some(guess) => guess,
+        None => memory.load(job).await?,
+    };
     for _ in 0..SWAPS {
         let writes = resolve(&loaded, settlement);
         let Some(record) = &writes.record else { return Ok(writes) };

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -26,13 +27,16 @@ use super::{
 };
 use crate::domain::{
     claim::{self, Arrival, Birth, Claim, Claimant, Epoch, Loaded, Outcome, Wished},
-    event::{Class, EndName},
+    event::{Class, End, EndName},
     plan::{self, Next as Plan},
     settlement::{Entry, Next, SetAside, Settlement},
     step::{Place, Step},
-    ticket::Ticket,
+    ticket::{StepResult, Ticket},
     time::Moment,
 };
+
+/// For so long beyond the grace of a memory that may have lost records every claim asks it first.
+const GRACE_AND: Duration = Duration::from_mins(1);
 
 type Delivery<P> = <<P as Ports>::Home as Queue>::Delivery;
 
@@ -220,7 +224,11 @@ impl<P: Ports> Worker<P> {
         };
         let claimant = Claimant { worker: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) };
         let boot = self.ports.clock().boot_time();
-        let mut loaded = self.ports.home().load(&key).await?;
+        let new = self.ports.home().guess_new().filter(|guess| self.is_new(received, guess));
+        let mut loaded = match new {
+            Some(guess) => guess,
+            None => self.ports.home().load(&key).await?,
+        };
         for _ in 0..SWAPS {
             let settle = |entry, events, next| {
                 let received = Some(Box::new(ticket.clone()));
@@ -279,6 +287,15 @@ impl<P: Ports> Worker<P> {
             }
         }
         Err(contended())
+    }
+
+    /// Is it a job that no memory can have met, unless its producer sent it twice? Then its claim asks nothing first; a
+    /// swap that meets a record is refused, and decided again. Not in the first time of a memory that may have lost it.
+    fn is_new(&self, received: &Received<Delivery<P>>, guess: &Loaded<StepResult, End>) -> bool {
+        let policy = &self.settings.claim;
+        let grace = policy.memory_grace.saturating_add(GRACE_AND);
+        let is_old = guess.birth.is_clean || guess.now >= guess.birth.at.after(grace);
+        received.origin == Origin::Producer && !received.is_redelivered && is_old
     }
 
     /// A job of an account that nobody here knows waits a while: this worker's configuration may be the older one.

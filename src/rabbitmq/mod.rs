@@ -96,6 +96,12 @@ pub struct Options {
 /// A session that lived so long was a good one.
 const OLD: Duration = Duration::from_secs(60);
 
+/// Sessions that die young are begun at most so far apart, and their jitter, which is at most as much again.
+const SESSIONS_APART: Duration = Duration::from_secs(5);
+
+/// The same between two tries to connect to a broker that does not answer.
+const KNOCKS_APART: Duration = Duration::from_millis(500);
+
 /// Of what the broker has dead-lettered so much is taken at once: it is rare, and each breaks its worker perhaps.
 const DEAD_AT_ONCE: u16 = 1;
 
@@ -221,11 +227,12 @@ impl Rabbit {
 
     /// Keeps the connections: makes them, and makes them anew whenever they end, until `stop` is cancelled.
     pub async fn supervise(&self, stop: &CancellationToken) {
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(5));
-        let backoff = backoff.with_jitter().without_max_times();
-        let (mut waits, mut number) = (backoff.build(), 0_u64);
+        let ladder = |longest| {
+            let rungs = ExponentialBuilder::default().with_min_delay(Duration::from_millis(100));
+            rungs.with_max_delay(longest).with_jitter().without_max_times()
+        };
+        let (backoff, knocking) = (ladder(SESSIONS_APART), ladder(KNOCKS_APART));
+        let (mut waits, mut knocks, mut number) = (backoff.build(), knocking.build(), 0_u64);
         while !stop.is_cancelled() {
             number += 1;
             // Everything of a session lives in here and dies with it.
@@ -238,6 +245,7 @@ impl Rabbit {
             let why = match opened {
                 Ok(session) => {
                     tracing::info!(session = number, "connected to the broker");
+                    knocks = knocking.build();
                     let opened_at = clock::monotonic();
                     self.inner.options.metrics.session(BrokerSession::Opened);
                     self.inner.session.send_replace(State::Up(Arc::clone(&session)));
@@ -267,7 +275,11 @@ impl Rabbit {
             tracing::warn!(session = number, why, "no connection to the broker; connecting again");
             let before = self.inner.session.send_replace(State::Down(why));
             tasks.shutdown().await;
-            let wait = waits.next().unwrap_or(Duration::from_secs(5));
+            let wait = match &before {
+                State::Up(_) => waits.next().unwrap_or(SESSIONS_APART),
+                // A broker that is away gives out nothing: to knock costs it nothing, and to come late keeps jobs waiting.
+                State::Down(_) => knocks.next().unwrap_or(KNOCKS_APART),
+            };
             let pause = async {
                 if let State::Up(session) = before {
                     session.shut().await;

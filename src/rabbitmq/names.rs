@@ -166,10 +166,17 @@ pub(super) fn event_key(event: &Event) -> String {
     format!("v1.{}.{}.{}.{}", event.job.account, event.kind.name(), event.name, event.topic)
 }
 
+/// By so much of itself, and no more than that, a wait may become longer to fill a class.
+const SLACK: (u32, Duration) = (32, Duration::from_millis(500));
+
 /// The largest class that fits into a wait; none below a second. The rest of the wait is parked when it wakes.
+///
+/// A wait that falls short of a class by a moment takes it: a poll's wait of 32 s is a little less when it is published,
+/// and would wake at 16, 24, 28, 30 and 31 s.
 #[must_use]
 pub(super) fn level_within(wait: Duration) -> Option<u8> {
-    let seconds = wait.as_secs();
+    let (part, most) = SLACK;
+    let seconds = wait.saturating_add(most.min(wait / part)).as_secs();
     let level = seconds.checked_ilog2()?;
     Some(u8::try_from(level).unwrap_or(LAST_LEVEL).min(LAST_LEVEL))
 }
@@ -191,11 +198,17 @@ mod tests {
     fn a_wait_takes_the_largest_class_that_fits_into_it() {
         for (millis, level) in [
             (0, None),
-            (999, None),
+            (960, None),
+            (990, Some(0)),
             (1_000, Some(0)),
-            (1_999, Some(0)),
+            (1_900, Some(0)),
+            (1_980, Some(1)),
             (2_000, Some(1)),
+            (31_400, Some(4)),
+            (31_900, Some(5)),
             (32_000, Some(5)),
+            (4_095_400, Some(11)),
+            (4_095_600, Some(12)),
             (4_096_000, Some(12)),
             (86_400_000, Some(12)),
         ] {

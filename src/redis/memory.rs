@@ -14,10 +14,28 @@ use crate::{
     engine::ports::{Memory, Swapped, Unavailable},
 };
 
-pub(super) type Known = Loaded<StepResult, End>;
+type Present = Loaded<StepResult, End>;
+
+/// The answer of [`Store::swap_shown`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Written {
+    /// The record is written, and this is its version.
+    Done(u64),
+    /// It is not: decide again on the present state.
+    Refused(Box<Loaded<StepResult, End>>),
+}
+
+impl From<Written> for Swapped {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Done(_) => Self::Done,
+            Written::Refused(present) => Self::Refused(present),
+        }
+    }
+}
 
 /// What `present` of `birth.lua` answers.
-pub(super) fn read(answer: &[String]) -> Result<Known, Unavailable> {
+pub(super) fn read(answer: &[String]) -> Result<Present, Unavailable> {
     let [epoch, at, is_clean, now, version, record] = answer else { return Err(foreign("the answer of a script")) };
     let moment = |text: &str| text.parse().map(Moment::from_millis).map_err(|_| foreign("an instant"));
     let epoch = u128::from_str_radix(epoch, 16).map(Epoch).map_err(|_| foreign("the birth mark"))?;
@@ -54,7 +72,7 @@ impl Store {
         version: u64,
         record: &JobRecord,
         shown: &Shown,
-    ) -> Result<Swapped, Unavailable> {
+    ) -> Result<Written, Unavailable> {
         let text = serde_json::to_string(record)
             .map_err(|error| Unavailable { what: "memory", why: format!("the record cannot be written: {error}") })?;
         let polls = record.end.is_none() && Step::from_number(record.place.step) == Some(Step::Poll);
@@ -67,26 +85,26 @@ impl Store {
             call.arg(name).arg(value);
         }
         let answer: Vec<String> = self.run("swap", &mut call).await?;
-        if answer.is_empty() {
-            return Ok(Swapped::Done);
+        if let [version] = answer.as_slice() {
+            return Ok(Written::Done(version.parse().map_err(|_| foreign("a version"))?));
         }
         let present = read(&answer)?;
-        self.lived(present.birth.epoch);
-        Ok(Swapped::Refused(Box::new(present)))
+        self.saw(present.birth, present.now);
+        Ok(Written::Refused(Box::new(present)))
     }
 }
 
 impl Memory for Store {
-    async fn load(&self, job: &JobKey) -> Result<Known, Unavailable> {
+    async fn load(&self, job: &JobKey) -> Result<Present, Unavailable> {
         let mut call = self.inner.scripts.load.prepare_invoke();
         call.key(self.born()).key(self.record(job));
         let answer: Vec<String> = self.run("load", &mut call).await?;
-        let known = read(&answer)?;
-        self.lived(known.birth.epoch);
-        Ok(known)
+        let present = read(&answer)?;
+        self.saw(present.birth, present.now);
+        Ok(present)
     }
 
     async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
-        self.swap_shown(job, epoch, version, record, &Shown::default()).await
+        self.swap_shown(job, epoch, version, record, &Shown::default()).await.map(Swapped::from)
     }
 }

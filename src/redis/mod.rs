@@ -10,6 +10,7 @@
 
 mod canary;
 mod exam;
+mod known;
 mod link;
 mod listings;
 mod memory;
@@ -20,18 +21,13 @@ mod tokens;
 mod turns;
 mod view;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ::redis::{FromRedisValue, ScriptInvocation};
 
 use crate::{
     clock::Shift,
     domain::{
-        claim::Epoch,
         ids::{AccountName, JobKey},
         quota::Limits,
     },
@@ -42,11 +38,12 @@ use crate::{
 pub use self::{
     exam::{Exam, Mark},
     link::{Address, Error, Node, Sentinel, Server, Tls},
+    memory::Written,
     quota::Told,
     rates::Rates,
     view::{Shown, TicketFacts},
 };
-use self::{link::Link, scripts::Scripts};
+use self::{known::Known, link::Link, scripts::Scripts};
 
 /// How the memory is set up.
 #[derive(Debug, Clone)]
@@ -119,8 +116,7 @@ struct Inner {
     link: Link,
     scripts: Scripts,
     options: Options,
-    /// The life of the memory that was seen last.
-    epoch: Mutex<Option<Epoch>>,
+    known: Known,
 }
 
 impl Store {
@@ -131,7 +127,7 @@ impl Store {
     pub fn new(address: &Address, options: Options) -> Result<Self, Error> {
         let timeouts = (options.connect_timeout, options.response_timeout);
         let link = Link::new(address, timeouts, options.metrics.clone())?;
-        Ok(Self { inner: Arc::new(Inner { link, scripts: Scripts::new(), options, epoch: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { link, scripts: Scripts::new(), options, known: Known::default() }) })
     }
 
     /// What the server says of itself, as far as it matters here.
@@ -166,15 +162,6 @@ impl Store {
     ) -> Result<T, Unavailable> {
         call.arg(self.options().shift.millis());
         self.inner.link.run(name, call).await
-    }
-
-    /// Notes the life that an answer came from.
-    fn lived(&self, epoch: Epoch) {
-        let before = self.inner.epoch.lock().unwrap_or_else(PoisonError::into_inner).replace(epoch);
-        if before.is_some_and(|before| before != epoch) {
-            tracing::warn!("the memory is in another life: it was emptied, started anew, or failed over");
-            self.options().metrics.epoch_changed();
-        }
     }
 
     fn options(&self) -> &Options {

@@ -83,20 +83,23 @@ impl Looker {
         Ok(longest)
     }
 
-    /// Takes canaries away that flew when their worker stopped: the next one would. Nothing else is touched.
-    pub(super) async fn catch_canaries(&self) -> Result<()> {
+    /// Takes everything away that lies there when no worker runs. Canaries flew when their worker stopped, and the next one would have
+    /// taken them; everything else is told.
+    pub(super) async fn catch_canaries(&self) -> Result<Vec<String>> {
+        let mut others = Vec::new();
         for queue in self.left().await?.at_work.into_keys() {
-            let channel = self.connection.create_channel().await?;
-            while let Some(message) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await? {
+            while let Some(message) = self.channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await? {
                 let headers = message.delivery.properties.headers().as_ref();
-                if headers.is_some_and(|headers| headers.contains_key(CANARY)) {
-                    message.delivery.acker.ack(BasicAckOptions::default()).await?;
+                if !headers.is_some_and(|headers| headers.contains_key(CANARY)) {
+                    let ticket: Value = serde_json::from_slice(&message.delivery.data).unwrap_or_default();
+                    let part = |at: &str| ticket.pointer(at).cloned().unwrap_or_default();
+                    let (job, place, due) = (part("/job/id"), part("/place"), part("/due"));
+                    others.push(format!("{queue}: {job} at {place}, due {due}"));
                 }
+                message.delivery.acker.ack(BasicAckOptions::default()).await?;
             }
-            // What was only looked at lies there again.
-            channel.close(200, "looked at".into()).await?;
         }
-        Ok(())
+        Ok(others)
     }
 
     /// Throws the dead letters away.

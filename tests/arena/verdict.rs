@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use longshore::{
+    clock,
     domain::{event::Class, ids::JobKey},
     package::verify::verify,
 };
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::{Arena, Driver, left::Looker};
 
+/// What leaves a delay is in no queue for a moment, so the broker is empty when it stays so.
+const STAYS: Duration = Duration::from_millis(1_500);
 /// A person is asked so often at most.
 const ROUNDS: usize = 6;
 
@@ -97,26 +100,42 @@ impl Arena {
         let mut verdict = Verdict { jobs: self.jobs.len(), ..Verdict::default() };
         let url = self.broker.server.url();
         verdict.longest_due = Looker::connect(&url, &self.names).await?.longest_due().await?;
-        let begun = longshore::clock::monotonic();
+        let begun = clock::monotonic();
         let looker = Looker::connect(&url, &self.names).await?;
         // A ticket that wakes may find its record held and park once more, for what is left of a lease.
         let longest = verdict.longest_due + 3 * Duration::from_secs(16) + Duration::from_secs(30);
-        let mut emptied =
-            self.until("the broker is empty", longest, async |_| Ok(looker.left().await?.at_work.is_empty())).await;
-        verdict.emptied_after = begun.elapsed();
+        let mut empty_since = None;
+        let mut emptied = self
+            .until("the broker stays empty", longest, async |_| {
+                if !looker.left().await?.at_work.is_empty() {
+                    empty_since = None;
+                    return Ok(false);
+                }
+                let since = *empty_since.get_or_insert_with(clock::monotonic);
+                verdict.emptied_after = since.duration_since(begun);
+                Ok(since.elapsed() > STAYS && begun.elapsed() > verdict.longest_due + STAYS)
+            })
+            .await;
+        let mut others = Vec::new();
         if emptied.is_ok() {
             // What a worker held unsettled lies in its lane when the worker is gone.
             self.workers.stop().await?;
+            let mut empty_since = None;
             emptied = self
-                .until("the broker is empty without workers", Duration::from_secs(10), async |_| {
-                    looker.catch_canaries().await?;
-                    Ok(looker.left().await?.at_work.is_empty())
+                .until("the broker stays empty without workers", STAYS * 10, async |_| {
+                    others.extend(looker.catch_canaries().await?);
+                    if !looker.left().await?.at_work.is_empty() {
+                        empty_since = None;
+                        return Ok(false);
+                    }
+                    Ok(empty_since.get_or_insert_with(clock::monotonic).elapsed() > STAYS)
                 })
                 .await;
         }
         if let Err(error) = emptied {
             verdict.broken.push(format!("left in the broker: {:?} ({error:#})", looker.left().await?.at_work));
         }
+        verdict.broken.extend(others.into_iter().map(|other| format!("left in the broker without workers: {other}")));
         self.sandbox.inspected().await;
         self.judge(&mut verdict);
         looker.clear().await?;

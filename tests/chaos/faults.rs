@@ -192,7 +192,13 @@ impl Fault {
                 hold(chance.random_range(2.0..7.0)).await;
                 arena.proxy.unstick();
             }
-            _ => self.strike_memory(arena, chance).await?,
+            Self::MemoryFlushed
+            | Self::MemoryFrozen
+            | Self::MemoryKilled
+            | Self::MemoryFull
+            | Self::MemoryReadOnly
+            | Self::ScriptsFlushed
+            | Self::MemoryFailOver => self.strike_memory(arena, chance).await?,
         }
         Ok(())
     }
@@ -239,7 +245,17 @@ impl Fault {
                 hold(chance.random_range(0.5..2.0)).await;
                 block_in_place(|| arena.memory.fail_over());
             }
-            _ => {}
+            Self::WorkerKilled
+            | Self::WorkerAtPoint
+            | Self::WorkerStopped
+            | Self::BrokerKilled
+            | Self::BrokerRestarted
+            | Self::BrokerFrozen
+            | Self::BrokerAlarm
+            | Self::BrokerCloses
+            | Self::CutMidConfirm
+            | Self::HalfOpen
+            | Self::WireStuck => {}
         }
         Ok(())
     }

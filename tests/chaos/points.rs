@@ -175,7 +175,7 @@ async fn run(seed: u64) -> Result<()> {
             arena.hand_in(&more).await?;
         }
         if begun.elapsed() > LONGEST {
-            bail!("never fired: {:?} and {:?}; logs in {}", run.left, run.armed.keys(), arena.root.display());
+            bail!("never fired: {:?} and {:?}; logs in {}", run.left, run.armed.values(), arena.root.display());
         }
     }
     let fired_after = begun.elapsed();

@@ -171,10 +171,10 @@ fn a_right_that_the_memorys_user_lacks_is_named() {
 
 #[test]
 fn behind_sentinel_an_old_primary_must_stop_and_the_sentinels_may_ask_for_a_password() {
+    const NAME: &str = "memory";
     if !servers::are_installed() {
         return;
     }
-    const NAME: &str = "memory";
     let fleet = Fleet::new("sentinel", &[]);
     let sentinel = Redis::sentinel(&fleet.world.path("sentinel"), NAME, fleet.redis().port);
     fleet.world.set(&format!("[redis]\nsentinel_master = \"{NAME}\"\nsentinels = [\"127.0.0.1:{}\"]", sentinel.port));

@@ -33,7 +33,7 @@ fn every_metric_of_a_fleets_worker_is_there_and_moves_with_what_happens() {
     }
     assert!(!text.contains("longshore_queue_length"), "an embedded home's queue is not here");
     assert_eq!((reads("longshore_broker_connected", ""), reads("longshore_memory_up", "")), (1.0, 1.0));
-    assert_eq!(reads("longshore_broker_blocked", ""), 0.0);
+    assert!(reads("longshore_broker_blocked", "") < 0.5);
 
     // A job that is throttled once, while it is at work, and at its end.
     let params = Params { seconds: Some(1.0), ..Params::default() };
@@ -82,5 +82,5 @@ fn every_metric_of_a_fleets_worker_is_there_and_moves_with_what_happens() {
     until("the memory is down", || reads("longshore_memory_up", "") == 0.0);
     reaches("its silence is counted", "longshore_memory_calls_total", "gone");
     fleet.redis().thaw();
-    until("the memory is up", || reads("longshore_memory_up", "") == 1.0);
+    until("the memory is up", || reads("longshore_memory_up", "") > 0.5);
 }

@@ -12,6 +12,7 @@ mod arguments;
 mod blocked;
 mod cluster;
 mod hands;
+mod knocking;
 mod lanes;
 mod limits;
 mod place;
@@ -28,5 +29,5 @@ mod tls;
 mod topology;
 mod versions;
 #[path = "../it/world.rs"]
-#[allow(dead_code, reason = "shared with the tests of the program")]
+#[allow(dead_code, clippy::indexing_slicing, reason = "shared with the tests of the program")]
 mod world;

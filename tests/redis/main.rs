@@ -6,6 +6,7 @@ mod alone;
 mod equality;
 mod faults;
 mod harness;
+mod known;
 mod rights;
 mod sentinel;
 mod tls;

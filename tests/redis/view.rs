@@ -15,7 +15,7 @@ use longshore::{
     engine::ports::{Memory as _, Swapped, Views as _},
     fleet::Fleet,
     rabbitmq::{self, Rabbit},
-    redis::{Options, Shown, Store, TicketFacts},
+    redis::{Options, Shown, Store, TicketFacts, Written},
 };
 
 use crate::{
@@ -38,8 +38,8 @@ async fn settle(store: &Store, ticket: &Ticket, change: impl Fn(JobRecord) -> Jo
     let record = change(loaded.record.clone().unwrap());
     let shown = Shown { ticket: Some(TicketFacts::of(ticket)), transfer: None };
     let epoch = loaded.birth.epoch;
-    let swapped = store.swap_shown(&ticket.key(), epoch, loaded.version, &record, &shown).await.unwrap();
-    assert_eq!(swapped, Swapped::Done);
+    let written = store.swap_shown(&ticket.key(), epoch, loaded.version, &record, &shown).await.unwrap();
+    assert!(matches!(written, Written::Done(version) if version > loaded.version), "{written:?}");
 }
 
 fn fleet(redis: &Redis, shift: &Shift) -> Fleet {

@@ -251,22 +251,53 @@ impl Broker for SimHome {
 
 impl Memory for SimHome {
     async fn load(&self, job: &JobKey) -> Result<Loaded<StepResult, End>, Unavailable> {
-        self.in_memory("load", |state| Self::load_from(state, job)).await
+        let loaded = self.in_memory("load", |state| Self::load_from(state, job)).await?;
+        self.world.lock().known.entry(self.who).or_default().birth = Some(loaded.birth);
+        Ok(loaded)
+    }
+
+    fn guess(&self, job: &JobKey) -> Option<Loaded<StepResult, End>> {
+        let state = self.world.lock();
+        let known = state.known.get(&self.who)?;
+        let (birth, (version, record)) = (known.birth?, known.held.get(job)?.clone());
+        let (now, holder) = (state.now(), record.holder);
+        let holder_lives = holder.is_some_and(|holder| holder.until > now);
+        (record.epoch == birth.epoch).then_some(Loaded { record: Some(record), version, birth, now, holder_lives })
+    }
+
+    fn guess_new(&self) -> Option<Loaded<StepResult, End>> {
+        let state = self.world.lock();
+        let birth = state.known.get(&self.who)?.birth?;
+        Some(Loaded { record: None, version: 0, birth, now: state.now(), holder_lives: false })
     }
 
     async fn swap(&self, job: &JobKey, epoch: Epoch, version: u64, record: &JobRecord) -> Result<Swapped, Unavailable> {
-        self.in_memory("swap", |state| {
-            let present = Self::load_from(state, job);
-            if present.birth.epoch != epoch || present.version != version {
-                return Swapped::Refused(Box::new(present));
+        let written = self
+            .in_memory("swap", |state| {
+                let present = Self::load_from(state, job);
+                if present.birth.epoch != epoch || present.version != version {
+                    return Err(Box::new(present));
+                }
+                let next = state.next_version;
+                state.next_version += 1;
+                state.note(&format!("record {job} at {} v{next}", record.place));
+                state.store.records.insert(job.clone(), (next, record.clone()));
+                Ok(next)
+            })
+            .await?;
+        let mut state = self.world.lock();
+        let known = state.known.entry(self.who).or_default();
+        Ok(match written {
+            Ok(next) => {
+                known.held.insert(job.clone(), (next, record.clone()));
+                Swapped::Done
             }
-            let next = state.next_version;
-            state.next_version += 1;
-            state.note(&format!("record {job} at {} v{next}", record.place));
-            state.store.records.insert(job.clone(), (next, record.clone()));
-            Swapped::Done
+            Err(present) => {
+                known.held.remove(job);
+                known.birth = Some(present.birth);
+                Swapped::Refused(present)
+            }
         })
-        .await
     }
 }
 

@@ -163,6 +163,13 @@ pub struct Effects {
     pub commits: u32,
 }
 
+/// What a worker knows of the memory without asking: its life as seen last, and the records that it wrote itself.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub birth: Option<Birth>,
+    pub held: BTreeMap<JobKey, (u64, JobRecord)>,
+}
+
 pub struct State {
     pub mix: Mix,
     pub order: Chance,
@@ -179,6 +186,8 @@ pub struct State {
     pub store: Store,
     pub snapshots: Vec<Store>,
     pub birth: Birth,
+    /// What each worker knows of the memory without asking it.
+    pub known: BTreeMap<u64, Known>,
     pub next_version: u64,
     pub products: Vec<MadeProduct>,
     pub submissions: Vec<MadeSubmission>,
@@ -251,6 +260,7 @@ impl World {
             store: Store::default(),
             snapshots: Vec::new(),
             birth,
+            known: BTreeMap::new(),
             next_version: 1,
             products: Vec::new(),
             submissions: Vec::new(),

@@ -207,10 +207,10 @@ fn components() -> (Value, Value) {
     let (mut of_jobs, mut of_events) = (settings().into_generator(), events::generator(settings()));
     let mut messages = Map::new();
     for kind in Kind::ALL {
-        messages.insert(job_message(kind), job_message_of(kind, job::schema_of(kind, &mut of_jobs)));
+        messages.insert(job_message(kind), job_message_of(kind, &job::schema_of(kind, &mut of_jobs)));
     }
     for name in Name::ALL {
-        messages.insert(event_message(name), event_message_of(name, event_data::schema_of(name, &mut of_events)));
+        messages.insert(event_message(name), event_message_of(name, &event_data::schema_of(name, &mut of_events)));
     }
     let classes = of_events.subschema_for::<Class>();
     messages.insert("deadLetter".to_owned(), dead_letter(&classes.to_value()));
@@ -221,7 +221,7 @@ fn components() -> (Value, Value) {
     (messages.into(), schemas.into())
 }
 
-fn job_message_of(kind: Kind, payload: Value) -> Value {
+fn job_message_of(kind: Kind, payload: &Value) -> Value {
     let own = |example: &&Value| example.get("kind").and_then(Value::as_str) == Some(kind.name());
     let examples: Vec<Value> =
         examples().as_array().into_iter().flatten().filter(own).map(|example| json!({ "payload": example })).collect();
@@ -242,7 +242,7 @@ fn job_message_of(kind: Kind, payload: Value) -> Value {
     })
 }
 
-fn event_message_of(name: Name, payload: Value) -> Value {
+fn event_message_of(name: Name, payload: &Value) -> Value {
     let mut headers = Map::new();
     for (attribute, schema) in events::attributes() {
         let schema = if attribute == "type" { json!({ "type": "string", "const": name.type_name() }) } else { schema };
@@ -286,6 +286,8 @@ fn dead_letter(classes: &Value) -> Value {
                 "longshore-fail-first": time("Since when its last step has failed."),
                 "longshore-fail-last": time("When it was set aside."),
                 "longshore-attempts": text("Attempts of its last step that were spent."),
+                "longshore-producer": text("The broker's user in whose name a message came that never became a job."),
+                "longshore-cut": text("The length in bytes of a message of which only the beginning was kept."),
                 "longshore-build": text("The version that set it aside."),
                 "longshore-trace-id": text("The trace that its events and log lines belong to."),
                 "traceparent": text("W3C Trace Context."),

@@ -137,6 +137,18 @@ pub trait Memory: Send + Sync + 'static {
         record: &JobRecord,
     ) -> impl Future<Output = Result<Swapped, Unavailable>> + Send;
 
+    /// What a `load` would bring if nobody has touched this record since this process wrote it; none when it must be asked.
+    ///
+    /// A guess, for who goes on to swap at once: the memory refuses the swap when it was wrong.
+    fn guess(&self, _job: &JobKey) -> Option<Loaded<StepResult, End>> {
+        None
+    }
+
+    /// The same of a job that the memory has never met, by the life of the memory that this process saw last.
+    fn guess_new(&self) -> Option<Loaded<StepResult, End>> {
+        None
+    }
+
     /// When to come again for a place that somebody alive holds: after the rest of the lease.
     ///
     /// A home that knows at once when a holder dies says now. How soon and how late at most is for the engine to say.

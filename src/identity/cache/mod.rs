@@ -400,7 +400,6 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
         serving: Option<&Token>,
         refused: Option<&TokenVersion>,
     ) -> Result<Option<Held>, SignInError> {
-        let patience = self.clock.now().after(self.settings.lease.saturating_mul(2));
         loop {
             if let Some(held) = self.load(errand, serving, refused).await {
                 return Ok(Some(held));
@@ -420,10 +419,8 @@ impl<S: TokenStore, I: SignIn, C: Clock> Cache<S, I, C> {
                     return outcome.map(Some);
                 }
                 Ok(false) if serving.is_some() => return Ok(None),
-                Ok(false) if self.clock.now() < patience => {
-                    self.clock.sleep(LOOK_AGAIN.mul_f64(1.0 + self.clock.chance())).await;
-                }
-                Ok(false) => return self.ask(errand, false, refused.is_some()).await.map(Some),
+                // For as long as the caller has time: whoever asked without the lease would do so with all who wait, at once.
+                Ok(false) => self.clock.sleep(LOOK_AGAIN.mul_f64(1.0 + self.clock.chance())).await,
                 Err(error) => {
                     note(Some(&error));
                     return self.ask(errand, serving.is_some(), refused.is_some()).await.map(Some);

@@ -404,6 +404,18 @@ async fn a_lease_holder_that_died_is_waited_for_no_longer_than_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn holders_that_die_one_after_the_other_make_everybody_wait_and_nobody_ask_without_the_lease() {
+    let shared = Shared::default();
+    let fleet = fleet(20, &shared);
+    let (key, lease) = (Key::of(&identity()), Settings::default().lease);
+    // The second one took it when the first one's had run out.
+    assert!(View(shared.clone(), 99).lease(key.hash(), lease * 2 + Duration::from_secs(1)).await.unwrap());
+    let all = join_all(fleet.iter().map(get)).await;
+    assert!(all.iter().all(|token| *token == Ok(version("t1"))), "{all:?}");
+    assert_eq!(fleet.iter().map(Cache::requests).sum::<u64>(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_fails_makes_each_process_serve_itself() {
     let shared = Shared::default();
     shared.is_broken.store(true, Ordering::SeqCst);

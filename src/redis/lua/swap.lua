@@ -1,7 +1,7 @@
 -- KEYS: birth mark, record, jobs of the account that wait for a poll, what is shown of the job, index of what is shown.
 -- ARGV: epoch, version, record, life of the record in ms, '1' when the job stands at its poll, the job, life of what is
 -- shown in ms, then names and values of what is shown.
--- Answers nothing when the record is written, else what `load` would bring.
+-- Answers the new version when the record is written, else what `load` would bring.
 local now = now_ms()
 local life = birth(KEYS[1], now)
 local version = redis.call('HGET', KEYS[2], 'version') or '0'
@@ -23,4 +23,4 @@ if news > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', text(now - 2 * ARGV[7]))
   redis.call('PEXPIRE', KEYS[5], text(2 * ARGV[7]))
 end
-return {}
+return { text(next_version) }
