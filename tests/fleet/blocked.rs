@@ -10,7 +10,7 @@ use longshore::{
 };
 
 use crate::{
-    hands::{Hands, job, now, receive, settle, until},
+    hands::{Hands, beside, job, now, receive, settle, until},
     servers,
 };
 
@@ -32,17 +32,17 @@ async fn while_the_broker_has_an_alarm_nothing_new_is_begun_and_what_runs_is_kep
     hands.broker.alarm(true);
 
     let (ending, body) = (home.clone(), first.body.clone());
-    let mut settling = tokio::spawn(async move { settle(&ending, first.delivery, now(&body)).await });
+    let mut settling = beside(async move { settle(&ending, first.delivery, now(&body)).await });
     until("it is not ready", async || home.broker().is_ready().is_err_and(|down| down.why.contains("alarm"))).await;
     let is_consumed = || hands.broker.control(&["list_consumers", "queue_name"]).1.contains(&lane);
     until("nothing is consumed", async || !is_consumed()).await;
     assert!(home.receive(Kind::StatusPoll).now_or_never().is_none(), "another job is begun");
     // Longer than a confirmation may take: what runs is kept all the same, and sent once.
-    let waited = tokio::time::timeout(Duration::from_secs(5), &mut settling).await;
+    let waited = tokio::time::timeout(Duration::from_secs(5), settling.join_next()).await;
     assert!(waited.is_err(), "{waited:?}");
 
     hands.broker.alarm(false);
-    settling.await.unwrap().unwrap();
+    settling.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(home.broker().is_ready(), Ok(()));
     let mut seen = Vec::new();
     for _ in 0..3 {

@@ -186,3 +186,10 @@ pub(crate) async fn settle(home: &Fleet, delivery: Delivery, next: Next) -> Resu
 pub(crate) fn now(body: &str) -> Next {
     Next::Raw { body: body.to_owned(), due: Moment::from_millis(0) }
 }
+
+/// Does this beside the test, until what is returned is dropped.
+pub(crate) fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(work);
+    tasks
+}

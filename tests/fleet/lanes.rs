@@ -7,7 +7,7 @@ use longshore::{
 };
 
 use crate::{
-    hands::{Hands, job, receive, settle, until},
+    hands::{Hands, beside, job, receive, settle, until},
     servers,
 };
 
@@ -21,7 +21,7 @@ async fn a_missing_lane_costs_that_lane_alone_until_it_is_declared() {
     hands.channel().await.queue_delete(missing.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let (home, _stop) = hands.home(hands.options([(Kind::Upload, 1), (Kind::StatusPoll, 1)])).await;
     let (waiting, other) = (home.clone(), home.clone());
-    let uploads = tokio::spawn(async move { receive(&waiting, Kind::Upload).await });
+    let mut uploads = beside(async move { receive(&waiting, Kind::Upload).await });
     hands.hand_in("status-poll", &job("a")).await;
     let held = receive(&other, Kind::StatusPoll).await;
     let says = async |text: &str| home.broker().is_ready().is_err_and(|down| down.why.contains(text));
@@ -29,7 +29,7 @@ async fn a_missing_lane_costs_that_lane_alone_until_it_is_declared() {
 
     hands.declare().await;
     assert!(hands.send(&hands.names.out(), "upload", BasicProperties::default(), b"{}").await);
-    let came = uploads.await.unwrap();
+    let came = uploads.join_next().await.unwrap().unwrap();
     settle(&home, came.delivery, Next::Nothing).await.unwrap();
     until("all is well", async || home.broker().is_ready().is_ok()).await;
     // All the while it was one session.
@@ -48,7 +48,7 @@ async fn a_lane_that_our_user_may_not_read_is_named_and_the_others_are_worked() 
     let options = hands.options([(Kind::Upload, 1), (Kind::StatusPoll, 1)]);
     let (home, _stop) = hands.home(rabbitmq::Options { urls: vec![url.into()], ..options }).await;
     let waiting = home.clone();
-    let _uploads = tokio::spawn(async move { receive(&waiting, Kind::Upload).await });
+    let _uploads = beside(async move { receive(&waiting, Kind::Upload).await });
     hands.hand_in("status-poll", &job("a")).await;
     let held = receive(&home, Kind::StatusPoll).await;
     until("it says so", async || {
@@ -67,7 +67,7 @@ async fn a_flood_of_forged_canaries_hides_no_true_one_and_proves_nothing() {
     let hands = Hands::new().await;
     let (home, _stop) = hands.home(hands.options([(Kind::StatusPoll, 4)])).await;
     let waiting = home.clone();
-    let _consuming = tokio::spawn(async move { receive(&waiting, Kind::StatusPoll).await });
+    let _consuming = beside(async move { receive(&waiting, Kind::StatusPoll).await });
     let canary = |id: String| {
         let mut headers = lapin::types::FieldTable::default();
         headers.insert("longshore-canary".into(), lapin::types::AMQPValue::LongString(id.into()));

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    hands::{Hands, PATIENCE, job, now, receive, settle},
+    hands::{Hands, PATIENCE, beside, job, now, receive, settle},
     servers,
 };
 
@@ -83,11 +83,11 @@ async fn a_job_that_its_lane_refuses_for_a_moment_is_handed_in_all_the_same_and_
     let mut job = decoded("a");
     job.kind = Kind::Upload;
     let (broker, handed_in) = (home.broker().clone(), job.clone());
-    let mut handing = tokio::spawn(async move { broker.submit(&handed_in, None, b"{}".to_vec()).await });
-    let early = tokio::time::timeout(Duration::from_secs(2), &mut handing).await;
+    let mut handing = beside(async move { broker.submit(&handed_in, None, b"{}".to_vec()).await });
+    let early = tokio::time::timeout(Duration::from_secs(2), handing.join_next()).await;
     assert!(early.is_err(), "it was told at once: {early:?}");
     hands.channel().await.queue_purge(lane.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
-    assert_eq!(tokio::time::timeout(PATIENCE, handing).await.unwrap().unwrap(), Ok(()));
+    assert_eq!(tokio::time::timeout(PATIENCE, handing.join_next()).await.unwrap().unwrap().unwrap(), Ok(()));
     hands.holds(&lane, 1).await;
 
     // Full for good, it is told.
@@ -115,12 +115,12 @@ async fn a_full_lane_keeps_the_delivery_and_takes_its_ticket_when_it_has_room() 
     assert_eq!(ticket.lane(), Kind::Upload);
     let next = Next::Ticket(Box::new(ticket));
     let ending = home.clone();
-    let mut settling = tokio::spawn(async move { settle(&ending, held.delivery, next).await });
-    let early = tokio::time::timeout(Duration::from_secs(3), &mut settling).await;
+    let mut settling = beside(async move { settle(&ending, held.delivery, next).await });
+    let early = tokio::time::timeout(Duration::from_secs(3), settling.join_next()).await;
     assert!(early.is_err(), "it was not kept: {early:?}");
     let purged = hands.channel().await.queue_purge(lane.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
     assert!(purged > 0);
-    tokio::time::timeout(PATIENCE, settling).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, settling.join_next()).await.unwrap().unwrap().unwrap().unwrap();
     hands.holds(&lane, 1).await;
     assert_eq!(home.broker().is_ready(), Ok(()));
 }

@@ -24,15 +24,15 @@ impl Slow {
     pub(crate) async fn to(port: u16, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
-        let (carries, carried) = watch::channel(true);
+        let (carries, heeded) = watch::channel(true);
         let mut carrying = JoinSet::new();
         carrying.spawn(async move {
             let mut links = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                links.spawn(carry(near_in, far_out, delay, carried.clone()));
-                links.spawn(carry(far_in, near_out, delay, carried.clone()));
+                links.spawn(carry(near_in, far_out, delay, heeded.clone()));
+                links.spawn(carry(far_in, near_out, delay, heeded.clone()));
             }
         });
         Self { port: own, carries, _carrying: carrying }
