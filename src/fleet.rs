@@ -6,6 +6,8 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -113,13 +115,16 @@ impl Broker for Fleet {
     type Delivery = Delivery;
 
     async fn publish(&self, ticket: &Ticket) -> Result<(), Unavailable> {
-        if ticket.step() == Some(Step::Poll)
-            && let Err(down) = self.memory.waits_for_poll(&ticket.key()).await
-        {
-            // It only makes the account's other polls come a little too often.
-            tracing::debug!(%down, "a poll was not counted");
-        }
-        self.broker.publish(ticket).await
+        let counting = async {
+            if ticket.step() == Some(Step::Poll)
+                && let Err(down) = self.memory.waits_for_poll(&ticket.key()).await
+            {
+                // It only makes the account's other polls come a little too often.
+                tracing::debug!(%down, "a poll was not counted");
+            }
+        };
+        // A memory that says nothing must not hold up what the broker has confirmed.
+        beside(self.broker.publish(ticket), counting).await
     }
 
     async fn publish_raw(&self, of: &Delivery, body: &str, due: Moment) -> Result<(), Unavailable> {
@@ -141,6 +146,17 @@ impl Broker for Fleet {
     async fn acknowledge(&self, delivery: Delivery, proof: Proof) -> Result<(), Unavailable> {
         self.broker.acknowledge(delivery, proof).await
     }
+}
+
+/// Does both at once, and is done with the first.
+async fn beside<T>(first: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
+    let (mut first, mut other) = (pin!(first), pin!(other));
+    tokio::select! {
+        biased;
+        done = &mut first => return done,
+        () = &mut other => {}
+    }
+    first.await
 }
 
 /// What a settlement tells people of its job: what its last ticket says.

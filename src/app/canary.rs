@@ -1,5 +1,5 @@
-//! Proves the ways of the fleet's topology: canaries fly, whoever receives one notes it in the memory, and their sender
-//! looks there.
+//! Proves the ways of the fleet's topology: a canary is announced in the memory and flies, whoever receives it notes there
+//! over which lane it came, and its sender looks. What was not announced, or came another way, proves nothing.
 //!
 //! A canary that does not come back is called lost only when nothing lies before it in its lane and the memory answered all
 //! the while; everything else is told as what cannot be known.
@@ -14,7 +14,7 @@ use crate::{
     engine::ports::Unavailable,
     rabbitmq::{
         Names, Rabbit, Visit,
-        canary::{self, StandIn, Way},
+        canary::{self, Came, StandIn, Way},
         topology::{Depth, Found},
     },
     redis::Store,
@@ -81,7 +81,7 @@ pub async fn prove(
     receivers: Receivers,
 ) -> Result<Vec<Flight>, Unavailable> {
     // A canary that nobody can note proves nothing.
-    if let Err(down) = memory.note_canary(&canary::new_id()).await {
+    if let Err(down) = memory.await_canary(&canary::new_id()).await {
         return Ok(ways.iter().map(|way| Flight::new(*way, Outcome::Unknown(down.to_string()))).collect());
     }
     let visit = broker.visit().await?;
@@ -122,6 +122,10 @@ impl Proof<'_> {
         }
         self.leave_full_waits(&mut flying).await?;
         for canary in flying.iter_mut().filter(|canary| canary.outcome.is_none()) {
+            if let Err(down) = self.memory.await_canary(&canary.id).await {
+                canary.outcome = Some(Outcome::Unknown(down.to_string()));
+                continue;
+            }
             canary.outcome = match self.visit.release(canary.way, &canary.id).await? {
                 Found::Well => None,
                 Found::Forbidden => Some(Outcome::Forbidden),
@@ -147,7 +151,10 @@ impl Proof<'_> {
 
     /// A longer wait is proven only where nothing lies before the canary: it would wait for that.
     async fn leave_full_waits(&self, flying: &mut [Flying]) -> Result<(), Unavailable> {
-        for canary in flying.iter_mut().filter(|canary| matches!(canary.way.1, Way::LongWait(_))) {
+        for canary in flying.iter_mut().filter(|canary| canary.outcome.is_none()) {
+            if !matches!(canary.way.1, Way::LongWait(_)) {
+                continue;
+            }
             let Some(queue) = canary.way.1.waits_in(self.names) else { continue };
             canary.outcome = match self.visit.depth(&queue).await? {
                 Ok(Depth { messages: 0, .. }) | Err(Found::Well | Found::Differs(_) | Found::Forbidden) => None,
@@ -188,7 +195,7 @@ impl Proof<'_> {
             if awaited.is_empty() {
                 return;
             }
-            let ids: Vec<&str> = awaited.iter().map(|canary| canary.id.as_str()).collect();
+            let ids: Vec<_> = awaited.iter().map(|canary| (canary.id.as_str(), canary.lane.as_str())).collect();
             match self.memory.canaries_back(&ids).await {
                 Ok(back) => {
                     for (canary, _) in awaited.iter_mut().zip(back).filter(|(_, is_back)| *is_back) {
@@ -208,7 +215,7 @@ impl Proof<'_> {
             match stand_in.take().await {
                 Ok(ids) => {
                     for id in ids {
-                        if let Err(down) = self.memory.note_canary(&id).await {
+                        if let Err(down) = self.memory.note_canary(&id, lane).await {
                             *trouble = Some(down.to_string());
                         }
                     }
@@ -246,9 +253,9 @@ impl Proof<'_> {
 /// Notes every canary that comes to this process. It never ends.
 pub async fn note_all(broker: &Rabbit, memory: &Store) {
     loop {
-        let id = broker.canary().await;
+        let Came { id, lane } = broker.canary().await;
         for attempt in 1..=NOTES {
-            match memory.note_canary(&id).await {
+            match memory.note_canary(&id, &lane).await {
                 Ok(()) => break,
                 Err(down) if attempt == NOTES => tracing::debug!(%down, "a canary came and could not be noted"),
                 Err(_) => tokio::time::sleep(GLANCE.saturating_mul(attempt)).await,

@@ -1,11 +1,17 @@
 //! The dead letters of whatever home there is, for a person who looks and decides.
 
-use super::Fleet;
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+
+use super::{Fleet, settings};
 use crate::{
     clock,
     domain::{
         dead_letter::{DeadLetter, DeadLetters},
         event::EndName,
+        ids::{AccountName, JobKey},
         ticket::Ticket,
     },
     embedded::{self, Embedded, Replayed, State},
@@ -25,6 +31,15 @@ pub enum Error {
     /// Broker or memory.
     #[error(transparent)]
     Down(#[from] Unavailable),
+}
+
+/// So many jobs are asked about at once.
+const LOOKS: usize = 32;
+
+/// What of a message is read to know whose account it names.
+#[derive(Deserialize)]
+struct Named {
+    account: Option<AccountName>,
 }
 
 /// Dead letters in somebody's hands.
@@ -86,6 +101,64 @@ impl<'a> Drawer<'a> {
             Self::File(_) => false,
             Self::Fleet { letters, .. } => letters.has_more,
         }
+    }
+
+    /// How much of a fleet's drawer was looked at: letters, and bytes of their bodies.
+    #[must_use]
+    pub fn looked_at(&self) -> (usize, usize) {
+        match self {
+            Self::File(_) => (0, 0),
+            Self::Fleet { letters, .. } => (letters.all().count(), letters.bytes),
+        }
+    }
+
+    /// Those of these letters whose job has been run again since: they say nothing that is still so. Where the memory does
+    /// not know or not answer, a letter counts as it stands.
+    pub async fn stale(&self, letters: &[DeadLetter]) -> BTreeSet<u64> {
+        let Self::Fleet { fleet, .. } = self else { return BTreeSet::new() };
+        let asked = letters.iter().filter_map(|letter| {
+            let (id, ticket) = (letter.id, &letter.end.as_ref()?.ticket);
+            Some((id, ticket.key(), ticket.place.generation))
+        });
+        let asked: Vec<(u64, JobKey, u32)> = asked.collect();
+        let looks = asked.into_iter().map(|(id, job, generation)| async move {
+            let loaded = fleet.memory().load(&job).await.ok()?;
+            (loaded.known()?.place.generation > generation).then_some(id)
+        });
+        futures_util::stream::iter(looks).buffer_unordered(LOOKS).filter_map(std::future::ready).collect().await
+    }
+
+    /// Why we may not vouch for a producer's message; none when we may, or when nobody has to.
+    ///
+    /// What its own producer was allowed to hand in, every user of a fleet's own may hand in again; and what we handed in
+    /// ourselves. For anybody else's only
+    /// those vouch who are listed for its account, or are operators by name.
+    #[must_use]
+    pub fn may_not_vouch(&self, letter: &DeadLetter) -> Option<String> {
+        let Self::Fleet { fleet, letters } = self else { return None };
+        if !letters.is_producers(letter.id) {
+            return None;
+        }
+        let named = |body: &str| serde_json::from_str::<Named>(body).ok()?.account;
+        let account = named(letter.body.as_deref()?)?;
+        if letters.user(letter.id).is_some_and(|user| fleet.user().as_deref() == Some(user)) {
+            return None;
+        }
+        let producers = settings::engine(&fleet.loaded.settings).admission.producers;
+        let theirs = producers.refuse(&account, letters.user(letter.id))?;
+        let ours = producers.refuse(&account, fleet.user().as_deref())?;
+        Some(format!("{theirs}. To vouch for it: {ours}"))
+    }
+
+    /// The letters in this drawer that a ticket speaks for, being of its job and earlier: they are thrown away.
+    ///
+    /// # Errors
+    /// [`Error`]: some of them may lie there still, and are recognised as stale.
+    pub async fn settle_others(&mut self, ticket: &Ticket) -> Result<usize, Error> {
+        Ok(match self {
+            Self::File(_) => 0,
+            Self::Fleet { letters, .. } => letters.settle_others(ticket).await?,
+        })
     }
 
     /// Throws a letter away for good.

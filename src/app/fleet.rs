@@ -208,16 +208,20 @@ pub fn kinds(told: &Settings) -> BTreeSet<Kind> {
 fn broker(told: &Settings, servers: &Servers) -> Result<rabbitmq::Options, Error> {
     let rabbitmq = &told.rabbitmq;
     let identity = identity("rabbitmq", rabbitmq.certificate.as_ref(), rabbitmq.key.as_ref())?;
-    Ok(rabbitmq::Options {
+    let options = rabbitmq::Options {
         urls: servers.brokers.clone(),
         ca: authorities("rabbitmq.ca_file", rabbitmq.ca_file.as_ref())?,
         identity: identity.map(|(certificate, key)| (certificate.expose_secret().to_owned(), key)),
+        user: rabbitmq.user.clone(),
         prefix: told.topology.prefix.as_str().to_owned(),
+        max_job: settings::engine(told).admission.max_size,
         connect_timeout: rabbitmq.connect_timeout,
         heartbeat: rabbitmq.heartbeat,
         confirm_timeout: rabbitmq.confirm_timeout,
         ..rabbitmq::Options::default()
-    })
+    };
+    options.check_user().map_err(Error::User)?;
+    Ok(options)
 }
 
 fn memory(told: &Settings, servers: &Servers, metrics: FleetMetrics) -> Result<Store, Error> {

@@ -78,6 +78,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It is not known who we are at the broker.
+    #[error("{0}")]
+    User(String),
     /// The broker's management API.
     #[error(transparent)]
     Management(#[from] rabbitmq::management::Error),

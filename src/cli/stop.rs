@@ -97,7 +97,8 @@ impl From<app::Error> for Stop {
             | app::Error::Redis(_)
             | app::Error::Management(_)
             | app::Error::Reference(_)
-            | app::Error::Certificate { .. }) => {
+            | app::Error::Certificate { .. }
+            | app::Error::User(_)) => {
                 let problem = Problem::new("the fleet's servers cannot be reached so").what(error.to_string());
                 Self::input(problem.next("mend [home], [rabbitmq] or [redis]; see docs/FLEET.md"))
             }

@@ -54,6 +54,8 @@ section! {
         pub certificate: Option<SecretReference>,
         /// Its key, in PEM (PKCS #8).
         pub key: Option<SecretReference>,
+        /// Who the broker takes us for, by our certificate.
+        pub user: Option<String>,
         /// Time to connect.
         pub connect_timeout: Duration => secs(1)..=secs(120),
         /// Between two signs of life.

@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use super::{
     Rabbit,
+    arrived::{Arrived, Delivery},
     message::{self, Headers, Outgoing},
     names::{self, Lane, Source, job_key},
-    session::{Arrived, Delivery, Session, down},
+    session::{Refused, Session, down},
 };
 use crate::{
     clock,
@@ -59,9 +60,17 @@ impl Rabbit {
     /// round, so that nothing that was given out lies beyond the broker's patience.
     pub(crate) async fn receive(&self, kind: Kind) -> Result<Received<Delivery>, Unavailable> {
         self.want(kind);
+        let mut blocked = self.inner.ears.blocked.subscribe();
         loop {
+            // Nothing new is begun while nothing can be published. The sender lives as long as `self`.
+            drop(blocked.wait_for(|is_blocked| !is_blocked).await);
             // Dropped at any await below, the delivery goes back to the broker, or rests on.
-            let arrived = match self.next(kind).await? {
+            let next = tokio::select! {
+                biased;
+                _ = blocked.changed() => continue,
+                next = self.next(kind) => next?,
+            };
+            let arrived = match next {
                 Next::Woken(arrived) => {
                     if arrived.delivery.session.is_over() {
                         continue;
@@ -72,6 +81,10 @@ impl Rabbit {
             };
             // What an older session gave out comes again.
             if arrived.delivery.session.is_over() {
+                continue;
+            }
+            if arrived.problem.is_some() {
+                self.refuse(arrived).await?;
                 continue;
             }
             if arrived.delivery.lane.1 == Lane::Return
@@ -148,10 +161,22 @@ impl Rabbit {
         settle(delivery).await
     }
 
-    /// Gives a message back that nobody has looked at: as a new one on its return lane, so that it counts no delivery.
+    /// Sets a message aside that is no job of its lane, and settles it.
+    async fn refuse(&self, arrived: Arrived) -> Result<(), Unavailable> {
+        let Arrived { delivery, body, trace, problem, .. } = arrived;
+        let (class, message) = (Class::Undecodable, problem.unwrap_or_default());
+        tracing::warn!(message, "a message is no job of its lane, and is set aside");
+        let aside = SetAside { job: None, class, fingerprint: format!("{class}:message"), message, body, trace };
+        self.set_message_aside(&delivery, &aside).await?;
+        settle(delivery).await
+    }
+
+    /// Gives a message back that nobody has looked at: as a new one on its return lane, so that it counts no delivery. By
+    /// `reject` when that cannot be published in time.
     pub(super) async fn give_back(&self, arrived: Arrived, complete: &Completes<'_>) -> Result<(), Unavailable> {
-        if arrived.is_spent {
-            // It keeps its count: a stop must not give it another hundred lives.
+        // What is spent keeps its count: a stop must not give it another hundred lives. What is no job of its lane goes back
+        // as it is. What an older session gave out comes again by itself.
+        if arrived.is_spent || arrived.problem.is_some() || arrived.delivery.session.is_over() {
             return Ok(());
         }
         let received = received(arrived);
@@ -168,9 +193,45 @@ impl Rabbit {
             // What cannot be read is given back as it is, and counted.
             (Origin::Producer | Origin::Accepted, _) => return Ok(()),
         };
-        self.publish_to(&session, kind, None, body.into_bytes()).await?;
+        self.soon(session.publish_once(&self.ticket(kind, None, body.into_bytes()))).await?;
         crash::arrow(Arrow::GivenBack);
         settle(received.delivery).await
+    }
+
+    /// Publishing for somebody who does not wait until a full broker has room.
+    async fn soon(&self, publishing: impl Future<Output = Result<(), Refused>>) -> Result<(), Refused> {
+        // A little longer than a confirmation may take: then the session ends, and says why.
+        let patience = self.inner.options.confirm_timeout.saturating_add(SHORT);
+        match tokio::time::timeout(patience, publishing).await {
+            Ok(published) => published,
+            Err(_) => Err(down("the broker accepts nothing for the moment: memory or disk alarm").into()),
+        }
+    }
+
+    /// The same, tried again for a while when the broker refuses: a lane whose leader died refuses until the next one is
+    /// elected. Accepted twice it is the same job.
+    async fn insist(&self, message: &Outgoing) -> Result<(), Unavailable> {
+        let begun = clock::monotonic();
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let session = self.session()?;
+            match self.soon(session.publish_once(message)).await {
+                Err(Refused::Full(why)) if begun.elapsed() < self.inner.options.insistence => {
+                    tracing::info!(why, "the broker refuses a message; publishing it again");
+                    tokio::time::sleep(wait).await;
+                    wait = wait.saturating_mul(2).min(SHORT);
+                }
+                published => return Ok(published?),
+            }
+        }
+    }
+
+    fn ticket(&self, kind: Kind, level: Option<u8>, body: Vec<u8>) -> Outgoing {
+        let (exchange, key) = match level {
+            Some(level) => (self.names().delay(), names::delay_key(level, kind)),
+            None => (self.names().out(), kind.name().to_owned()),
+        };
+        Outgoing { exchange, key, body, properties: message::properties("longshore.ticket", Headers::default()) }
     }
 
     async fn publish_to(
@@ -180,12 +241,7 @@ impl Rabbit {
         level: Option<u8>,
         body: Vec<u8>,
     ) -> Result<(), Unavailable> {
-        let (exchange, key) = match level {
-            Some(level) => (self.names().delay(), names::delay_key(level, kind)),
-            None => (self.names().out(), kind.name().to_owned()),
-        };
-        let properties = message::properties("longshore.ticket", Headers::default());
-        session.publish(&Outgoing { exchange, key, body, properties }).await
+        session.publish(&self.ticket(kind, level, body)).await
     }
 
     /// Sends a wish on its way to a job's record: any worker writes it, so any lane in use carries it.
@@ -194,7 +250,7 @@ impl Rabbit {
     /// [`Unavailable`]: it may be on its way all the same; the same wish again is the same wish.
     pub async fn control(&self, lane: Kind, control: &ControlTicket) -> Result<(), Unavailable> {
         let body = serde_json::to_vec(control).map_err(|error| down(format!("the wish cannot be written: {error}")))?;
-        self.publish_to(&*self.session()?, lane, None, body).await
+        Ok(self.soon(self.session()?.publish_once(&self.ticket(lane, None, body))).await?)
     }
 
     /// Hands a job in as a producer does.
@@ -210,7 +266,17 @@ impl Rabbit {
         }
         let key = job_key(job.kind, job.bulk);
         let message = Outgoing { exchange: self.names().jobs(), key, body, properties };
-        Ok(self.session()?.publish_once(&message).await?)
+        self.insist(&message).await
+    }
+
+    /// Hands a job's last ticket in, of its next generation, that it runs again.
+    ///
+    /// # Errors
+    /// As [`Rabbit::submit`].
+    pub async fn run_again(&self, ticket: &Ticket) -> Result<(), Unavailable> {
+        let body =
+            serde_json::to_vec(ticket).map_err(|error| down(format!("the ticket cannot be written: {error}")))?;
+        self.insist(&self.ticket(ticket.lane(), None, body)).await
     }
 }
 
@@ -233,7 +299,8 @@ fn marked(body: &str) -> String {
 }
 
 fn received(arrived: Arrived) -> Received<Delivery> {
-    let Arrived { delivery, body, is_redelivered, is_spent, producer, message_id, published_at, trace } = arrived;
+    let Arrived { delivery, body, is_redelivered, is_spent, message_id, published_at, trace, .. } = arrived;
+    let producer = delivery.producer.clone();
     let origin = match delivery.lane.1 {
         Lane::Intake | Lane::Bulk => Origin::Producer,
         Lane::Return => Origin::Return,
@@ -287,7 +354,7 @@ impl Broker for Rabbit {
             },
             ..aside.clone()
         };
-        self.session()?.publish(&message::of_set_aside(of.lane, &hidden, self.names().dead())).await?;
+        self.session()?.publish(&message::of_set_aside(of, &hidden, self.names().dead())).await?;
         self.inner.options.metrics.dead_letter(aside.class);
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! Canaries: messages without a body that prove a way through the topology by coming back.
 //!
 //! They need no right but those of who sends them, and prove bindings, dead lettering and confirms at once. Whoever
-//! receives one acknowledges it and hands its id to [`Rabbit::canary`]; the engine never sees it. Only a message without a
-//! body is taken for one, so that nothing with a content is ever dropped for its headers.
+//! receives one acknowledges it and hands its id to [`Rabbit::canary`], with the lane that it came over; the engine never
+//! sees it. Only a message without a body is taken for one, so that nothing with a content is ever dropped for its headers.
+//!
+//! A producer can publish such a message, too. It proves nothing: an id counts only where its sender awaits it, random as it
+//! is, and only over the lane where its way ends.
 //!
 //! Left to others: waiting for them (`app/canary.rs`).
 
@@ -24,6 +27,15 @@ const HELD: usize = 8;
 
 /// How long a canary of a longer wait waits, in milliseconds.
 const CUT_SHORT: &str = "1000";
+
+/// A canary that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Came {
+    /// Its id.
+    pub id: String,
+    /// The lane that it came over.
+    pub lane: String,
+}
 
 /// A way to a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -207,11 +219,17 @@ impl StandIn {
 }
 
 impl Rabbit {
-    /// The id of the next canary that came to this process, whoever sent it.
-    pub async fn canary(&self) -> String {
-        match self.inner.canaries.1.lock().await.recv().await {
-            Some(id) => id,
-            // The sender lives as long as `self`.
+    /// The next canary that came to this process, whoever sent it: those of the return lanes first.
+    pub async fn canary(&self) -> Came {
+        let (mut tickets, mut jobs) = (self.inner.canaries.lock().await, self.inner.canaries_of_jobs.lock().await);
+        let came = tokio::select! {
+            biased;
+            came = tickets.recv() => came,
+            came = jobs.recv() => came,
+        };
+        match came {
+            Some(came) => came,
+            // The senders live as long as `self`.
             None => std::future::pending().await,
         }
     }

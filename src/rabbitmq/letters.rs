@@ -1,197 +1,91 @@
-//! Dead letters, looked at and decided: a queue is no table, so whoever looks takes all there is, acts, and lets go.
+//! Dead letters, looked at and decided: a queue is no table, so whoever looks takes what lies there, acts, and lets go.
 //!
 //! The queue has a single active consumer: a second person who looks would wait for ever, and is told so instead. What is let
 //! go comes back in its order. Source: docs/FLEET.md, "Dead letters".
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use lapin::{
-    Acker, BasicProperties, Channel, Connection,
-    message::Delivery,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueDeclareOptions,
-    },
-    types::FieldTable,
+    Acker, Channel, Connection, Consumer,
+    options::{BasicAckOptions, BasicPublishOptions},
 };
 
 use super::{
     Rabbit,
-    message::{self, FORM, Headers, Outgoing},
-    names::{Lane, job_key},
+    message::{self, Headers, Outgoing},
+    names::{Lane, Names, job_key},
     session::{down, told},
 };
 use crate::{
-    domain::{
-        dead_letter::DeadLetter,
-        event::{Class, End},
-        ids::{JobKey, Sha256},
-        step::Kind,
-        ticket::Ticket,
-        time::Moment,
-        trace::Trace,
-    },
+    domain::{dead_letter::DeadLetter, step::Kind, ticket::Ticket, trace::Trace},
     engine::ports::Unavailable,
 };
 
-/// So many are looked at once at most: what lies behind them stays where it is.
-const WINDOW: u16 = 10_000;
-
-/// How long the next letter may take to come.
+/// How long the broker may take to confirm.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why nothing can be looked at.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Somebody else looks.
-    #[error("somebody else is looking at {0}: only one at a time can")]
-    Taken(String),
-    /// The broker's user may not.
-    #[error("the broker's user may not read {0}")]
-    Forbidden(String),
-    /// It is not there.
-    #[error("there is no queue {0}")]
-    Missing(String),
-    /// The broker.
-    #[error(transparent)]
-    Down(#[from] Unavailable),
-}
-
-/// Where to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shelf {
-    /// What was set aside.
-    SetAside,
-    /// What had no route.
-    Unrouted,
-}
 
 /// Letters in somebody's hands. Dropped, all that was not acted on goes back in its order.
 #[derive(Debug)]
 pub struct Letters {
-    connection: Connection,
-    channel: Channel,
-    found: Vec<Held>,
+    pub(super) connection: Connection,
+    pub(super) channel: Channel,
+    pub(super) found: Vec<Held>,
+    /// Bytes of their bodies.
+    pub bytes: usize,
     /// More lie behind those that were found.
     pub has_more: bool,
+    /// Who else looks is told that somebody looks already.
+    pub(super) _consumer: Option<Consumer>,
 }
 
 /// A letter, and what it takes to act on it.
 #[derive(Debug)]
-struct Held {
-    letter: DeadLetter,
-    from: (Kind, Lane),
-    /// Exchange and key of what had no route.
-    unrouted: Option<(String, String)>,
-    user: Option<String>,
-    trace: Option<Trace>,
-    acker: Option<Acker>,
+pub(super) struct Held {
+    pub letter: DeadLetter,
+    pub route: Route,
+    /// In whose name it was handed in.
+    pub user: Option<String>,
+    /// The length of a message of which only the beginning is known.
+    pub cut: Option<usize>,
+    /// The trace that it came with.
+    pub trace: Option<Trace>,
+    pub acker: Option<Acker>,
 }
 
-impl Rabbit {
-    /// Takes everything on a shelf, the oldest first.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn letters(&self, from: Shelf) -> Result<Letters, Error> {
-        let queue = match from {
-            Shelf::SetAside => self.names().set_aside(),
-            Shelf::Unrouted => self.names().unrouted(),
-        };
-        let connection = self.connection().await?;
-        let failed = |error: lapin::Error| refusal(&error, &queue).unwrap_or_else(|| down(told(&error)).into());
-        let channel = connection.create_channel().await.map_err(failed)?;
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let looked = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
-        let looked = looked.map_err(failed)?;
-        if looked.consumer_count() > 0 {
-            return Err(Error::Taken(queue));
-        }
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
-        channel.basic_qos(WINDOW, BasicQosOptions::default()).await.map_err(failed)?;
-        let options = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await;
-        let mut consumer = consumer.map_err(failed)?;
-        let there = looked.message_count();
-        let count = there.min(u32::from(WINDOW));
-        let mut found = Vec::new();
-        for _ in 0..count {
-            match tokio::time::timeout(PATIENCE, consumer.next()).await {
-                Ok(Some(Ok(delivery))) => found.push(held(delivery, from)),
-                Ok(Some(Err(error))) => return Err(failed(error)),
-                // Another was quicker between our look and our asking.
-                Ok(None) | Err(_) => break,
-            }
-        }
-        Ok(Letters { connection, channel, found, has_more: there > count })
+/// Where a message goes when it is sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To the lane that it came from.
+    Lane(Kind, Lane),
+    /// To the exchange where it had no route, with the key that it had.
+    Again {
+        exchange: String,
+        key: String,
+        /// Workers write there and producers do not.
+        is_ours: bool,
+    },
+}
+
+impl Route {
+    pub(super) fn of(names: &Names, exchange: String, key: String) -> Self {
+        let is_ours = [names.out(), names.delay()].contains(&exchange);
+        Self::Again { exchange, key, is_ours }
     }
-}
 
-/// Codes are matched, never words: those differ by version.
-fn refusal(error: &lapin::Error, queue: &str) -> Option<Error> {
-    let lapin::ErrorKind::ProtocolError(refusal) = error.kind() else { return None };
-    match refusal.get_id() {
-        403 => Some(Error::Forbidden(queue.to_owned())),
-        404 => Some(Error::Missing(queue.to_owned())),
-        _ => None,
+    /// Was it a producer's message?
+    pub(super) fn is_producers(&self) -> bool {
+        match self {
+            Self::Lane(_, lane) => *lane != Lane::Return,
+            Self::Again { is_ours, .. } => !is_ours,
+        }
     }
-}
 
-fn held(delivery: Delivery, shelf: Shelf) -> Held {
-    // What had no route may be anybody's: no header of it is believed.
-    let header = |name: &str| message::header(&delivery, name).filter(|_| shelf == Shelf::SetAside);
-    let kind = header("longshore-kind").and_then(|kind| kind.parse().ok());
-    let lane = header("longshore-lane").and_then(|name| Lane::ALL.into_iter().find(|lane| lane.name() == name));
-    let from = (kind.unwrap_or(Kind::Submission), lane.unwrap_or(Lane::Return));
-    let at = header("longshore-fail-last").and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(Moment::from);
-    let at = at.or_else(|| message::published_at(&delivery)).unwrap_or_default();
-    let body = String::from_utf8_lossy(&delivery.data).into_owned();
-    let end: Option<End> = header(FORM).filter(|form| form == "end").and_then(|_| serde_json::from_str(&body).ok());
-    let id = number(&body);
-    let letter = match end {
-        Some(end) => DeadLetter {
-            id,
-            job: Some(end.ticket.key()),
-            at,
-            class: end.class(),
-            fingerprint: end.fingerprint(),
-            message: end.message(),
-            end: Some(end),
-            body: None,
-        },
-        None => DeadLetter {
-            id,
-            job: header("longshore-job").and_then(|job| JobKey::parse(&job)),
-            at,
-            class: header("longshore-fail-class")
-                .and_then(|class| serde_json::from_value(class.into()).ok())
-                .unwrap_or(Class::Undecodable),
-            fingerprint: header("longshore-fail-fingerprint").unwrap_or_else(|| "unrouted".to_owned()),
-            message: header("longshore-fail-message").unwrap_or_else(|| {
-                format!("no queue is bound for {:?} at {}", delivery.routing_key.as_str(), delivery.exchange.as_str())
-            }),
-            end: None,
-            body: Some(body),
-        },
-    };
-    let (user, trace) = (message::producer(&delivery), message::trace(&delivery));
-    // An alternate exchange leaves a message the exchange and the key that it was published with.
-    let published = (delivery.exchange.to_string(), delivery.routing_key.to_string());
-    let unrouted = (shelf == Shelf::Unrouted).then_some(published);
-    Held { letter, from, unrouted, user, trace, acker: Some(delivery.acker) }
-}
-
-/// A number that stays the same however often the letter is looked at: forty-eight bits of its content's hash.
-fn number(body: &str) -> u64 {
-    Sha256::of(body.as_bytes()).as_bytes().iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-/// In the name of our own user: nobody can publish in another's.
-fn as_ours(rabbit: &Rabbit, properties: BasicProperties) -> BasicProperties {
-    match rabbit.user() {
-        Some(user) => properties.with_user_id(user.into()),
-        None => properties,
+    fn place(&self, names: &Names) -> (String, String) {
+        match self {
+            Self::Lane(kind, Lane::Return) => (names.out(), kind.name().to_owned()),
+            Self::Lane(kind, lane) => (names.jobs(), job_key(*kind, *lane == Lane::Bulk)),
+            Self::Again { exchange, key, .. } => (exchange.clone(), key.clone()),
+        }
     }
 }
 
@@ -227,37 +121,66 @@ impl Letters {
         self.discard(id).await
     }
 
-    /// Hands a message that never was a job to the workers as it came, a producer's in the name of our own user, and then
-    /// throws the letter away.
+    /// Throws the letters away that speak of an earlier generation of this ticket's job: it speaks for them.
     ///
     /// # Errors
-    /// As [`Letters::go_on`].
+    /// As [`Letters::discard`].
+    pub async fn settle_others(&mut self, ticket: &Ticket) -> Result<usize, Unavailable> {
+        let (job, generation) = (ticket.key(), ticket.place.generation);
+        let is_spoken_for = |letter: &DeadLetter| {
+            let end = letter.end.as_ref();
+            end.is_some_and(|end| end.ticket.key() == job && end.ticket.place.generation < generation)
+        };
+        let others: Vec<u64> = self.all().filter(|letter| is_spoken_for(letter)).map(|letter| letter.id).collect();
+        for id in &others {
+            self.discard(*id).await?;
+        }
+        Ok(others.len())
+    }
+
+    /// Hands a message that never was a job to the workers as it came, and then throws the letter away. A producer's goes in
+    /// the name of our own user, who vouches for it: nobody can publish in another's name.
+    ///
+    /// # Errors
+    /// As [`Letters::go_on`]; and when only its beginning is known.
     pub async fn send_again(&mut self, id: u64, rabbit: &Rabbit) -> Result<bool, Unavailable> {
         let Some(held) = self.found.iter().find(|held| held.letter.id == id && held.acker.is_some()) else {
             return Ok(false);
         };
-        let (body, (kind, lane)) = (held.letter.body.clone().unwrap_or_default().into_bytes(), held.from);
-        let (names, headers) = (rabbit.names(), Headers::default().of_trace("", held.trace.as_ref()));
-        if let Some((exchange, key)) = held.unrouted.clone() {
-            let properties = as_ours(rabbit, message::properties("longshore.job", headers));
-            self.publish(Outgoing { exchange, key, body, properties }).await?;
-            return self.discard(id).await;
+        if let Some(length) = held.cut {
+            let why =
+                format!("only its beginning was kept, of {length} bytes: have it handed in anew, then discard it");
+            return Err(Unavailable { what: "the message", why });
         }
-        let message = match lane {
-            Lane::Return => {
-                let properties = message::properties("longshore.ticket", Headers::default());
-                Outgoing { exchange: names.out(), key: kind.name().to_owned(), body, properties }
+        let body = held.letter.body.clone().unwrap_or_default().into_bytes();
+        let (exchange, key) = held.route.place(rabbit.names());
+        let properties = if held.route.is_producers() {
+            let mut headers = Headers::default().of_trace("", held.trace.as_ref());
+            let ours = rabbit.user();
+            for (name, user) in [("longshore-vouched-by", &ours), ("longshore-published-by", &held.user)] {
+                if let Some(user) = user {
+                    headers = headers.with(name, user);
+                }
             }
-            Lane::Intake | Lane::Bulk => {
-                let properties = as_ours(rabbit, message::properties("longshore.job", headers));
-                Outgoing { exchange: names.jobs(), key: job_key(kind, lane == Lane::Bulk), body, properties }
+            let properties = message::properties("longshore.job", headers);
+            match ours {
+                Some(user) => properties.with_user_id(user.into()),
+                None => properties,
             }
+        } else {
+            message::properties("longshore.ticket", Headers::default())
         };
-        self.publish(message).await?;
+        self.publish(Outgoing { exchange, key, body, properties }).await?;
         self.discard(id).await
     }
 
-    /// The user in whose name a message came, by the broker's word; none for what a worker set aside.
+    /// Was this letter a producer's message, which somebody must vouch for before it is sent again?
+    #[must_use]
+    pub fn is_producers(&self, id: u64) -> bool {
+        self.found.iter().any(|held| held.letter.id == id && held.letter.end.is_none() && held.route.is_producers())
+    }
+
+    /// The user in whose name a message was handed in, where it is known.
     #[must_use]
     pub fn user(&self, id: u64) -> Option<&str> {
         self.found.iter().find(|held| held.letter.id == id)?.user.as_deref()
@@ -285,17 +208,5 @@ impl Letters {
         if let Err(error) = self.connection.close(200, "done".into()).await {
             tracing::debug!(%error, "a connection could not be closed");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_letter_keeps_its_number_and_another_has_another() {
-        assert_eq!(number("{}"), number("{}"));
-        assert_ne!(number("{}"), number("[]"));
-        assert!(number("x") < 1 << 48);
     }
 }

@@ -6,8 +6,9 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use super::names::Lane;
 use serde_json::Value;
+
+use super::arrived;
 
 use crate::{
     clock,
@@ -15,7 +16,6 @@ use crate::{
         event::{End, Event},
         ids::{AccountName, JobId, JobKey},
         settlement::SetAside,
-        step::Kind,
         time::Moment,
         trace::Trace,
     },
@@ -27,6 +27,10 @@ pub(super) const CANARY: &str = "longshore-canary";
 const TRACE_ID: &str = "longshore-trace-id";
 /// Says what the body of a dead letter is: `end` or `message`.
 pub const FORM: &str = "longshore-form";
+/// The user in whose name a message came that was set aside.
+pub(super) const PRODUCER: &str = "longshore-producer";
+/// The length of a message of which only the beginning was set aside.
+pub(super) const CUT: &str = "longshore-cut";
 
 /// The header of a trace context, see [`Trace`].
 const TRACEPARENT: &str = "traceparent";
@@ -139,8 +143,9 @@ pub(super) fn of_end(end: &End, exchange: String) -> Result<Outgoing, serde_json
     Ok(Outgoing { exchange, key: "set-aside".to_owned(), body, properties })
 }
 
-/// A message that never became a job: its body stays as it came.
-pub(super) fn of_set_aside((kind, lane): (Kind, Lane), message: &SetAside, exchange: String) -> Outgoing {
+/// A message that never became a job: its body stays as it came, and so does the name of who handed it in.
+pub(super) fn of_set_aside(of: &arrived::Delivery, message: &SetAside, exchange: String) -> Outgoing {
+    let (kind, lane) = of.lane;
     let mut headers = Headers::default()
         .with(FORM, "message")
         .with("longshore-kind", kind.name())
@@ -152,6 +157,12 @@ pub(super) fn of_set_aside((kind, lane): (Kind, Lane), message: &SetAside, excha
         .with("longshore-build", env!("CARGO_PKG_VERSION"));
     if let Some(job) = &message.job {
         headers = headers.with("longshore-job", job.to_string());
+    }
+    if let Some(producer) = &of.producer {
+        headers = headers.with(PRODUCER, producer);
+    }
+    if let Some(length) = of.cut {
+        headers = headers.with(CUT, length.to_string());
     }
     if let Some(trace) = &message.trace {
         headers = headers.with(TRACE_ID, trace.id()).of_trace("", Some(trace));

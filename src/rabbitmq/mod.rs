@@ -7,11 +7,14 @@
 //! Left to others: what a message means (`engine/intake.rs`), the order of a step's end (`engine/settle.rs`). Only this
 //! folder names `lapin`.
 
+mod arrived;
 mod broker;
 pub mod canary;
 pub mod definitions;
 mod follow;
+mod lanes;
 mod letters;
+mod link;
 pub mod management;
 mod message;
 mod names;
@@ -19,6 +22,7 @@ mod rights;
 mod session;
 pub mod topology;
 mod visit;
+mod window;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +31,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
@@ -36,22 +40,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{self, Shift},
-    domain::{step::Kind, time::Moment},
+    domain::{job, step::Kind, time::Moment},
     engine::ports::{Completes, Unavailable},
     telemetry::{BrokerSession, FleetMetrics},
 };
 
+use self::{
+    arrived::Arrived,
+    canary::Came,
+    lanes::Inboxes,
+    names::Source,
+    session::{Ears, Session},
+};
 pub use self::{
+    arrived::Delivery,
     follow::{Error as FollowError, Follow},
-    letters::{Error as LettersError, Letters, Shelf},
+    letters::Letters,
     message::FORM,
     names::{Lane, Names, job_key},
-    session::Delivery,
     visit::Visit,
-};
-use self::{
-    names::Source,
-    session::{Arrived, Inboxes, Session},
+    window::{Error as LettersError, Shelf},
 };
 
 /// How the broker is reached and what is taken from it.
@@ -63,6 +71,8 @@ pub struct Options {
     pub ca: Option<String>,
     /// Our own certificate and its key, in PEM.
     pub identity: Option<(String, SecretString)>,
+    /// Who the broker takes us for, where the addresses leave that to the certificate.
+    pub user: Option<String>,
     /// What every name begins with.
     pub prefix: String,
     /// How long a connection may take to be made.
@@ -71,8 +81,12 @@ pub struct Options {
     pub heartbeat: Duration,
     /// How long a confirmation may take.
     pub confirm_timeout: Duration,
+    /// For how long a client publishes again what the broker refuses.
+    pub insistence: Duration,
     /// The kinds that may be consumed, and how many of each are worked on at once.
     pub lanes: BTreeMap<Kind, u16>,
+    /// The largest job that is read, in bytes.
+    pub max_job: usize,
     /// Moves the clock, for tests.
     pub shift: Shift,
     /// Where it is counted what happens here.
@@ -91,31 +105,20 @@ const KNOCKS_APART: Duration = Duration::from_millis(500);
 /// Of what the broker has dead-lettered so much is taken at once: it is rare, and each breaks its worker perhaps.
 const DEAD_AT_ONCE: u16 = 1;
 
-impl Options {
-    fn user(&self) -> Option<String> {
-        let uri: lapin::uri::AMQPUri = self.urls.first()?.expose_secret().parse().ok()?;
-        Some(uri.authority.userinfo.username).filter(|name| !name.is_empty())
-    }
-
-    /// The virtual host of the first address.
-    #[must_use]
-    pub fn vhost(&self) -> Option<String> {
-        let uri: lapin::uri::AMQPUri = self.urls.first()?.expose_secret().parse().ok()?;
-        Some(uri.vhost)
-    }
-}
-
 impl Default for Options {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
             ca: None,
             identity: None,
+            user: None,
             prefix: "longshore".to_owned(),
             connect_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             confirm_timeout: Duration::from_secs(10),
+            insistence: Duration::from_secs(5),
             lanes: BTreeMap::new(),
+            max_job: job::MOST_BYTES,
             shift: Shift::default(),
             metrics: FleetMetrics::default(),
         }
@@ -155,7 +158,7 @@ struct Inner {
     names: Names,
     session: watch::Sender<State>,
     /// The kinds that somebody waits for: consumed from the first [`Rabbit::receive`] to the next [`Rabbit::rest`].
-    wanted: watch::Sender<BTreeSet<Kind>>,
+    wanted: watch::Sender<Wanted>,
     inboxes: BTreeMap<Source, Mutex<Inbox>>,
     outlets: Inboxes,
     /// Tickets that rest for less than the shortest class of the delays, with the instants at which they are due.
@@ -163,7 +166,18 @@ struct Inner {
     nobody_rests: std::sync::Mutex<Vec<(tokio::time::Instant, Arrived)>>,
     /// Messages looked for so far.
     received: AtomicU64,
-    canaries: (mpsc::Sender<String>, Mutex<mpsc::Receiver<String>>),
+    ears: Ears,
+    /// Canaries of the return lanes.
+    canaries: Mutex<mpsc::Receiver<Came>>,
+    /// Those of all other lanes.
+    canaries_of_jobs: Mutex<mpsc::Receiver<Came>>,
+}
+
+/// The kinds that are to be consumed, and how often that has changed.
+#[derive(Debug, Clone, Default)]
+struct Wanted {
+    kinds: BTreeSet<Kind>,
+    change: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -189,9 +203,10 @@ impl Rabbit {
         let resting = options.lanes.keys().map(|kind| (*kind, std::sync::Mutex::default())).collect();
         let names = Names::new(&options.prefix);
         let (session, _) = watch::channel(State::Down("not connected yet".to_owned()));
-        let (wanted, _) = watch::channel(BTreeSet::new());
-        let (came, canaries) = mpsc::channel(CANARIES);
-        let canaries = (came, Mutex::new(canaries));
+        let (wanted, _) = watch::channel(Wanted::default());
+        let (tickets, canaries) = mpsc::channel(CANARIES);
+        let (jobs, canaries_of_jobs) = mpsc::channel(CANARIES);
+        let (blocked, _) = watch::channel(false);
         Self {
             inner: Arc::new(Inner {
                 options,
@@ -203,7 +218,9 @@ impl Rabbit {
                 resting,
                 nobody_rests: std::sync::Mutex::default(),
                 received: AtomicU64::new(0),
-                canaries,
+                ears: Ears { tickets, jobs, blocked },
+                canaries: Mutex::new(canaries),
+                canaries_of_jobs: Mutex::new(canaries_of_jobs),
             }),
         }
     }
@@ -258,18 +275,21 @@ impl Rabbit {
             tracing::warn!(session = number, why, "no connection to the broker; connecting again");
             let before = self.inner.session.send_replace(State::Down(why));
             tasks.shutdown().await;
-            let wait = match before {
-                State::Up(session) => {
-                    session.shut().await;
-                    waits.next().unwrap_or(SESSIONS_APART)
-                }
+            let wait = match &before {
+                State::Up(_) => waits.next().unwrap_or(SESSIONS_APART),
                 // A broker that is away gives out nothing: to knock costs it nothing, and to come late keeps jobs waiting.
                 State::Down(_) => knocks.next().unwrap_or(KNOCKS_APART),
+            };
+            let pause = async {
+                if let State::Up(session) = before {
+                    session.shut().await;
+                }
+                tokio::time::sleep(wait).await;
             };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = pause => {}
             }
         }
     }
@@ -277,27 +297,42 @@ impl Rabbit {
     async fn open(&self, tasks: &mut JoinSet<()>) -> Result<Arc<Session>, String> {
         let options = &self.inner.options;
         let patience = options.connect_timeout.saturating_mul(3);
-        let opened = tokio::time::timeout(patience, Session::open(options, self.inner.canaries.0.clone(), tasks)).await;
+        let opened = tokio::time::timeout(patience, Session::open(options, self.inner.ears.clone(), tasks)).await;
         opened.unwrap_or_else(|_| Err(format!("not connected within {} s", patience.as_secs())))
     }
 
-    /// Consumes what is wanted until the session is over.
+    /// Consumes what is wanted, while the broker is well, until the session is over.
     async fn attend(&self, session: &Arc<Session>, tasks: &mut JoinSet<()>) -> String {
-        let Inner { options, names, outlets, .. } = &*self.inner;
-        let mut wanted = self.inner.wanted.subscribe();
+        let Inner { options, names, outlets, ears, .. } = &*self.inner;
+        let (mut wanted, mut blocked) = (self.inner.wanted.subscribe(), ears.blocked.subscribe());
         loop {
-            let kinds = wanted.borrow_and_update().clone();
+            let (Wanted { kinds, change }, is_blocked) =
+                (wanted.borrow_and_update().clone(), *blocked.borrow_and_update());
+            // What cannot be ended must not be begun: nothing is given out while nothing can be published.
+            let kinds = if is_blocked { BTreeSet::new() } else { kinds };
             let consuming = session.consume(&kinds, (options, names), outlets, tasks);
+            let mut again = None;
             match tokio::time::timeout(options.connect_timeout, consuming).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(next)) => {
+                    again = next;
+                    session.heeded.send_replace(change);
+                }
                 Ok(Err(error)) => session.end(session::told(&error)),
                 Err(_) => session.end("the broker did not begin to give out messages in time"),
             }
+            let try_again = async {
+                match again {
+                    Some(again) => tokio::time::sleep_until(again).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 why = session.ended() => return why,
-                // The sender lives as long as `self`.
+                // The senders live as long as `self`.
                 _ = wanted.changed() => {}
+                _ = blocked.changed() => {}
+                () = try_again => {}
             }
         }
     }
@@ -307,44 +342,59 @@ impl Rabbit {
     /// # Errors
     /// [`Unavailable`]: what could not be given back comes again when the connection ends.
     pub async fn rest(&self, complete: &Completes<'_>) -> Result<(), Unavailable> {
-        self.inner.wanted.send_replace(BTreeSet::new());
+        let mut change = 0;
+        self.inner.wanted.send_modify(|wanted| {
+            wanted.kinds.clear();
+            wanted.change += 1;
+            change = wanted.change;
+        });
+        // What lies here from an older session would keep out what the present one has been given.
+        let mut waiting = self.empty_inboxes().await;
         let patience = self.inner.options.confirm_timeout;
         if let Ok(session) = self.session()
-            && tokio::time::timeout(patience, session.is_at_rest()).await.is_err()
+            && tokio::time::timeout(patience, session.is_at_rest(change)).await.is_err()
         {
             return Err(session::down("the broker did not stop giving out messages in time"));
         }
-        let mut waiting: Vec<Arrived> = Vec::new();
+        waiting.extend(self.empty_inboxes().await);
         for resting in self.inner.resting.values() {
             let mut resting = resting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             waiting.extend(resting.drain(..).map(|(_, arrived)| arrived));
         }
+        // All are on their way before the first is confirmed, and one that cannot be given back keeps none of the others.
+        let given = waiting.into_iter().map(|arrived| self.give_back(arrived, complete));
+        futures_util::future::join_all(given).await.into_iter().collect()
+    }
+
+    async fn empty_inboxes(&self) -> Vec<Arrived> {
+        let mut found = Vec::new();
         for inbox in self.inner.inboxes.values() {
             let mut inbox = inbox.lock().await;
             while let Ok(arrived) = inbox.try_recv() {
-                waiting.push(arrived);
+                found.push(arrived);
             }
         }
-        let mut first = Ok(());
-        for arrived in waiting {
-            // One that cannot be given back keeps none of the others.
-            let given = self.give_back(arrived, complete).await;
-            first = first.and(given);
-        }
-        first
+        found
     }
 
     fn want(&self, kind: Kind) {
-        self.inner.wanted.send_if_modified(|wanted| wanted.insert(kind));
+        self.inner.wanted.send_if_modified(|wanted| {
+            let is_new = wanted.kinds.insert(kind);
+            wanted.change += u64::from(is_new);
+            is_new
+        });
     }
 
-    /// Is the broker there, and does it accept messages?
+    /// Is the broker there, does it accept messages, and is every lane consumed that should be?
     ///
     /// # Errors
     /// [`Unavailable`] says why not.
     pub fn is_ready(&self) -> Result<(), Unavailable> {
         let session = self.session()?;
-        if session.is_blocked() { Err(session::down("memory or disk alarm")) } else { Ok(()) }
+        if session.is_blocked() {
+            return Err(session::down("memory or disk alarm"));
+        }
+        session.fault().map_or(Ok(()), |why| Err(session::down(why)))
     }
 
     /// Waits until the broker is there.
@@ -387,10 +437,10 @@ impl Rabbit {
     /// Where the broker is, for people; never a password.
     #[must_use]
     pub fn address(&self) -> String {
-        session::address(&self.inner.options)
+        link::address(&self.inner.options)
     }
 
-    /// The broker's user of these connections, where the address names one.
+    /// The broker's user of these connections, where it is known.
     #[must_use]
     pub fn user(&self) -> Option<String> {
         self.inner.options.user()

@@ -7,9 +7,10 @@ use lapin::Connection;
 use super::{
     Rabbit,
     canary::{self, StandIn, Way},
+    link,
     names::Names,
     rights,
-    session::{self, down, told},
+    session::{down, told},
     topology::{self, Depth, Found, Looked, Object, Provisioned},
 };
 use crate::{domain::step::Kind, engine::ports::Unavailable};
@@ -123,6 +124,6 @@ impl Rabbit {
     /// # Errors
     /// [`Unavailable`].
     pub async fn connection(&self) -> Result<Connection, Unavailable> {
-        session::connect(&self.inner.options, "looks").await.map_err(down)
+        link::connect(&self.inner.options, "looks").await.map_err(down)
     }
 }

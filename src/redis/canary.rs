@@ -7,29 +7,39 @@ use crate::engine::ports::Unavailable;
 const REMEMBERED: u64 = 60_000;
 
 impl Store {
-    /// Notes that the canary with this id has come.
+    /// Says that a canary with this id is awaited: what nobody awaits is not noted, whoever sent it.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn note_canary(&self, id: &str) -> Result<(), Unavailable> {
+    pub async fn await_canary(&self, id: &str) -> Result<(), Unavailable> {
         let mut set = redis::cmd("SET");
-        set.arg(self.key("canary", id)).arg(1).arg("PX").arg(REMEMBERED);
+        set.arg(self.key("canary", id)).arg("").arg("PX").arg(REMEMBERED);
         self.inner.link.query(&set).await
     }
 
-    /// Which of these canaries have come, in their order.
+    /// Notes that the canary with this id has come over this lane.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn canaries_back(&self, ids: &[&str]) -> Result<Vec<bool>, Unavailable> {
-        if ids.is_empty() {
+    pub async fn note_canary(&self, id: &str, lane: &str) -> Result<(), Unavailable> {
+        let mut set = redis::cmd("SET");
+        set.arg(self.key("canary", id)).arg(lane).arg("PX").arg(REMEMBERED).arg("XX");
+        self.inner.link.query(&set).await.map(|_: Option<String>| ())
+    }
+
+    /// Which of these canaries have come over the lane that each was sent to, in their order.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn canaries_back(&self, awaited: &[(&str, &str)]) -> Result<Vec<bool>, Unavailable> {
+        if awaited.is_empty() {
             return Ok(Vec::new());
         }
         let mut get = redis::cmd("MGET");
-        for id in ids {
+        for (id, _) in awaited {
             get.arg(self.key("canary", id));
         }
-        let noted: Vec<Option<u8>> = self.inner.link.query(&get).await?;
-        Ok(noted.into_iter().map(|note| note.is_some()).collect())
+        let noted: Vec<Option<String>> = self.inner.link.query(&get).await?;
+        Ok(noted.iter().zip(awaited).map(|(came, (_, lane))| came.as_deref() == Some(lane)).collect())
     }
 }

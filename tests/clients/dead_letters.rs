@@ -4,7 +4,7 @@ use longshore::domain::ids::Sha256;
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{Fleet, publish},
+    fleet::{Fleet, publish, publish_as},
     servers,
     world::until,
 };
@@ -93,4 +93,76 @@ fn what_had_no_route_is_seen_and_sent_again_once_there_is_one() {
     assert_eq!(astray(), Vec::<Value>::new());
     let _worker = fleet.world.worker();
     until("the job is carried out", || fleet.world.was_called("commitSubmission"));
+}
+
+#[test]
+fn one_ticket_is_made_of_several_letters_of_a_job_and_a_letter_of_a_job_that_was_run_again_is_stale() {
+    if !servers::are_installed() {
+        return;
+    }
+    let fleet = Fleet::new("again", &[]);
+    let worker = fleet.world.worker();
+    let mut job = fleet.world.job("nic-1");
+    job["spec"]["product"] = json!({ "id": "14300000000000099" });
+    fleet.world.submit(&job, &["--wait"]);
+    let of = |generation: u32| {
+        let all = letters(&fleet, &[]);
+        let place = |letter: &Value| {
+            let number = format!("#{}", letter["number"]);
+            let shown = fleet.world.run(&["dead-letter", "show", &number]).ended(0).json();
+            shown["ticket"]["place"]["generation"].clone()
+        };
+        all.into_iter().filter(|letter| place(letter) == generation).collect::<Vec<_>>()
+    };
+    until("it is set aside", || of(1).len() == 1);
+    assert_eq!(of(1)[0]["stale"], false);
+    // Run again by hand, it fails again; the first letter says nothing that is still so.
+    fleet.world.run(&["job", "retry", "nic-1", "--wait"]);
+    until("it is set aside once more", || of(2).len() == 1);
+    assert_eq!((&of(1)[0]["stale"], &of(2)[0]["stale"]), (&json!(true), &json!(false)));
+    let number = format!("#{}", of(1)[0]["number"]);
+    let ran = fleet.world.run(&["dead-letter", "replay", &number]).ended(0);
+    assert!(ran.err.contains("run again since"), "{}", ran.err);
+    assert_eq!((of(1).len(), of(2).len(), letters(&fleet, &[]).len()), (0, 1, 1), "nothing was run, one is gone");
+
+    // A worker that died before it settled has set it aside twice. No worker: what is made stays where it is seen.
+    drop(worker);
+    fleet.double("again.dlq.v1", "again.dead.v1", "set-aside");
+    until("both lie there", || fleet.depth("again.dlq.v1") == (2, 0));
+    let both = letters(&fleet, &[]);
+    assert_eq!(both.len(), 2);
+    let class = both[0]["class"].as_str().unwrap().to_owned();
+    let ran = fleet.world.run(&["dead-letter", "replay", "--class", &class]).ended(0);
+    assert_eq!(ran.out.matches("accepted").count(), 1, "{}", ran.out);
+    assert_eq!(letters(&fleet, &[]), Vec::<Value>::new());
+    assert_eq!(fleet.depth("again.w.submission.return.v1").0, 1, "tickets of one generation");
+}
+
+#[test]
+fn nobody_vouches_for_a_stranger_but_those_who_are_listed() {
+    if !servers::are_installed() {
+        return;
+    }
+    let fleet = Fleet::new("vouch", &["ann"]);
+    let url = fleet.broker.user("mallory-vouch", ["^$", r"^vouch\.jobs\.v1$", "^$"]);
+    let body = fleet.world.job("nic-1").to_string();
+    publish_as(&fleet, (&url, "mallory-vouch"), "submissions", &body);
+    let astray = || letters(&fleet, &["--from", "unrouted"]);
+    until("it lies among what had no route", || astray().len() == 1);
+    let number = format!("#{}", astray()[0]["number"]);
+    let replay = ["dead-letter", "replay", &number, "--from", "unrouted", "--vouch"];
+    let ran = fleet.world.run(&replay).ended(4);
+    let told = ran.err.split_whitespace().collect::<Vec<_>>().join(" ");
+    for text in ["mallory-vouch", "accounts.contoso.producers", "security.operators", "guest"] {
+        assert!(told.contains(text), "no {text:?} in {told}");
+    }
+    assert_eq!(astray().len(), 1);
+
+    let more = fleet.world.path("more.toml");
+    let text = std::fs::read_to_string(&more).unwrap();
+    std::fs::write(&more, text.replace("[security]\n", "[security]\noperators = [\"guest\"]\n")).unwrap();
+    fleet.bind("vouch.jobs.v1", "vouch.w.submission.v1", "submissions");
+    let ran = fleet.world.run(&replay).ended(0);
+    assert!(ran.err.contains("in your own name"), "{}", ran.err);
+    assert_eq!((astray().len(), fleet.depth("vouch.w.submission.v1").0), (0, 1));
 }

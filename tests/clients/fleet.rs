@@ -6,9 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::StreamExt as _;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions},
+    options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 use longshore::{
@@ -102,11 +103,35 @@ impl Fleet {
         });
     }
 
+    /// How many messages wait in a queue, and how many consumers.
+    pub(crate) fn depth(&self, queue: &str) -> (u32, u32) {
+        let mut count = (0, 0);
+        self.with(async |channel, _connection| {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap();
+            count = (queue.message_count(), queue.consumer_count());
+        });
+        count
+    }
+
+    /// Publishes the first message of a queue once more, as a worker does that dies before it settles.
+    pub(crate) fn double(&self, queue: &str, exchange: &str, key: &str) {
+        self.with(async |channel, connection| {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+            let options = BasicConsumeOptions::default();
+            let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+            let first = consumer.await.unwrap().next().await.unwrap().unwrap();
+            let (exchange, key, options) = (exchange.into(), key.into(), BasicPublishOptions::default());
+            let sent = channel.basic_publish(exchange, key, options, &first.data, first.properties.clone());
+            assert!(sent.await.unwrap().await.unwrap().is_ack());
+            connection.close(200, "done".into()).await.unwrap();
+        });
+    }
+
     /// Headers and body of the first message of a queue, which stays there.
     pub(crate) fn first(&self, queue: &str) -> (BTreeMap<String, String>, Vec<u8>) {
         let mut consuming = self.consume(queue);
         let message = consuming.runtime.block_on(async {
-            use futures_util::StreamExt as _;
             let message = consuming.consumer.next().await.unwrap().unwrap();
             // Closed in good order, it is no consumer any more for whoever looks next.
             consuming.connection.close(200, "seen".into()).await.unwrap();
@@ -149,20 +174,27 @@ pub(crate) fn publish_with(fleet: &Fleet, key: &str, body: &str, headers: &[(&st
     for (name, value) in headers {
         table.insert((*name).into(), AMQPValue::LongString((*value).into()));
     }
-    send(fleet, key, body, table);
+    send(fleet, (&fleet.broker.url(), "guest"), (key, body), table);
 }
 
 /// Publishes a text where producers write, in the name of the user that it is published by.
 pub(crate) fn publish(fleet: &Fleet, key: &str, body: &str) {
-    send(fleet, key, body, FieldTable::default());
+    publish_as(fleet, (&fleet.broker.url(), "guest"), key, body);
 }
 
-fn send(fleet: &Fleet, key: &str, body: &str, headers: FieldTable) {
-    fleet.with(async |channel, _connection| {
+/// The same as this user, at this URL.
+pub(crate) fn publish_as(fleet: &Fleet, at: (&str, &str), key: &str, body: &str) {
+    send(fleet, at, (key, body), FieldTable::default());
+}
+
+fn send(fleet: &Fleet, (url, user): (&str, &str), (key, body): (&str, &str), headers: FieldTable) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let exchange = Names::new(&fleet.prefix).jobs();
         let properties =
-            BasicProperties::default().with_delivery_mode(2).with_user_id("guest".into()).with_headers(headers);
+            BasicProperties::default().with_delivery_mode(2).with_user_id(user.into()).with_headers(headers);
         let (exchange, key, options) = (exchange.as_str().into(), key.into(), BasicPublishOptions::default());
         let sent = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
         assert!(sent.await.unwrap().await.unwrap().is_ack());

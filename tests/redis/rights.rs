@@ -43,8 +43,9 @@ async fn a_worker_needs_these_rights_and_each_of_them() {
         store.jobs(&JobFilter::default()).await?;
         store.job(&key("walk")).await?;
         store.named(&key("walk").id).await?;
-        store.note_canary("walk").await?;
-        store.canaries_back(&["walk"]).await?;
+        store.await_canary("walk").await?;
+        store.note_canary("walk", "lane").await?;
+        store.canaries_back(&[("walk", "lane")]).await?;
         store.birth().await.map(|_| ())
     };
     grant(RIGHTS);

@@ -243,14 +243,14 @@ impl Node {
         fs::read_to_string(self.folder.join("pid")).ok().map(|pid| pid.trim().to_owned())
     }
 
-    fn set_up(&self, cluster: &str) {
+    fn set_up(&self, plugins: &str, more: &str) {
         for part in ["mnesia", "log"] {
             fs::create_dir_all(self.folder.join(part)).unwrap();
         }
-        fs::write(self.folder.join("enabled_plugins"), "[].\n").unwrap();
+        fs::write(self.folder.join("enabled_plugins"), format!("[{plugins}].\n")).unwrap();
         let conf = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\nvm_memory_high_watermark.absolute = 1GB\n\
-             disk_free_limit.absolute = 50MB\nlog.console = false\n{cluster}",
+             disk_free_limit.absolute = 50MB\nlog.console = false\n{more}",
             self.port
         );
         fs::write(self.folder.join("rabbitmq.conf"), conf).unwrap();
@@ -289,6 +289,11 @@ impl RabbitMq {
     }
 
     pub fn start(folder: &Path) -> Self {
+        Self::with(folder, "", &|_| String::new())
+    }
+
+    /// One with these plugins, and with more settings for each of its nodes by its number, as `rabbitmq.conf` writes them.
+    pub fn with(folder: &Path, plugins: &str, settings: &dyn Fn(usize) -> String) -> Self {
         for part in ["log", "home"] {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
@@ -302,8 +307,8 @@ impl RabbitMq {
         };
         let nodes: Vec<Node> = ports.zip(dists).enumerate().map(node).collect();
         let cluster = if count == 1 { String::new() } else { clustered(&nodes) };
-        for node in &nodes {
-            node.set_up(&cluster);
+        for (number, node) in nodes.iter().enumerate() {
+            node.set_up(plugins, &(cluster.clone() + &settings(number)));
         }
         let port = nodes.first().unwrap().port;
         let mut this = Self { running: None, port, epmd, folder: folder.to_owned(), nodes, next: AtomicUsize::new(0) };

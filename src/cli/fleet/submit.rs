@@ -31,7 +31,7 @@ use crate::{
         ticket::{Downloaded, Ticket},
         view::{JobSummary, JobView, State},
     },
-    engine::settle::Broker as _,
+    engine::ports::Unavailable,
     rabbitmq::{Follow, FollowError},
 };
 
@@ -147,12 +147,11 @@ impl Sent {
         self.again.as_ref().map_or(Place::FIRST.generation, |ticket| ticket.place.generation)
     }
 
-    async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
+    async fn publish(&self, fleet: &Fleet) -> Result<(), Unavailable> {
         match &self.again {
-            Some(ticket) => fleet.broker().publish(ticket).await?,
-            None => fleet.broker().submit(&self.ticket.job, self.ticket.trace.as_ref(), self.body.clone()).await?,
+            Some(ticket) => fleet.broker().run_again(ticket).await,
+            None => fleet.broker().submit(&self.ticket.job, self.ticket.trace.as_ref(), self.body.clone()).await,
         }
-        Ok(())
     }
 
     fn key(&self) -> JobKey {
@@ -285,14 +284,15 @@ impl Crowd {
 
     async fn run(&mut self, context: &mut Context, fleet: &Fleet, waits: bool) -> Result<Vec<Exit>, Stop> {
         if !waits {
-            self.publish(fleet).await?;
-            for key in &self.order {
-                if let Some(sent) = self.sent.get(key) {
-                    let first = JobResult::accepted(key, sent.ticket.job.kind, sent.warnings.clone());
-                    submit::print_accepted(context, key, &first)?;
-                }
+            let (accepted, failed) = self.publish(fleet).await;
+            for sent in accepted.iter().filter_map(|key| self.sent.get(key)) {
+                let first = JobResult::accepted(&sent.key(), sent.ticket.job.kind, sent.warnings.clone());
+                submit::print_accepted(context, &sent.key(), &first)?;
             }
-            return Ok(vec![Exit::Done; self.order.len()]);
+            return match failed {
+                None => Ok(vec![Exit::Done; accepted.len()]),
+                Some(down) => Err(self.halted(&accepted, &down)),
+            };
         }
         // ORDER: bind before publishing; an event that nobody is bound for is gone.
         let follow = match self.follow(fleet).await {
@@ -315,7 +315,9 @@ impl Crowd {
                 None
             }
         };
-        self.publish(fleet).await?;
+        if let (accepted, Some(down)) = self.publish(fleet).await {
+            return Err(self.halted(&accepted, &down));
+        }
         let left = self.see_through(context, fleet, follow).await?;
         let mut codes = Vec::new();
         for key in &self.order {
@@ -352,11 +354,32 @@ impl Crowd {
         self.sent.values().filter(|sent| sent.end.is_none() && sent.refused.is_none())
     }
 
-    async fn publish(&self, fleet: &Fleet) -> Result<(), Stop> {
-        for sent in self.open() {
-            sent.publish(fleet).await?;
+    /// Hands in what is open, in the order of the input, until one is not accepted: those that were, and why not.
+    async fn publish(&self, fleet: &Fleet) -> (Vec<JobKey>, Option<Unavailable>) {
+        let mut accepted = Vec::new();
+        let is_open = |sent: &&Sent| sent.end.is_none() && sent.refused.is_none();
+        for sent in self.order.iter().filter_map(|key| self.sent.get(key)).filter(is_open) {
+            if let Err(down) = sent.publish(fleet).await {
+                return (accepted, Some(down));
+            }
+            accepted.push(sent.key());
         }
-        Ok(())
+        (accepted, None)
+    }
+
+    /// Some were accepted, and then no more.
+    fn halted(&self, accepted: &[JobKey], down: &Unavailable) -> Stop {
+        let of = self.order.len();
+        let mut problem = Problem::new(format!("{} of {of} jobs were accepted, then no more", accepted.len()));
+        problem = problem.what(down.to_string());
+        if let Some(key) = self.order.iter().find(|key| !accepted.contains(key)) {
+            problem =
+                problem.what(format!("whether job {key} was accepted is not known; those after it were not handed in"));
+        }
+        Stop::new(
+            Exit::Unavailable,
+            problem.next("hand the same jobs in again: those that were accepted are the same jobs"),
+        )
     }
 
     async fn see_through(
@@ -423,7 +446,7 @@ impl Crowd {
     async fn again(&self, fleet: &Fleet, signals: &Signals) -> Option<Follow> {
         loop {
             if let Ok(follow) = self.follow(fleet).await
-                && self.publish(fleet).await.is_ok()
+                && self.publish(fleet).await.1.is_none()
             {
                 return Some(follow);
             }

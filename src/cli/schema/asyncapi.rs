@@ -286,6 +286,8 @@ fn dead_letter(classes: &Value) -> Value {
                 "longshore-fail-first": time("Since when its last step has failed."),
                 "longshore-fail-last": time("When it was set aside."),
                 "longshore-attempts": text("Attempts of its last step that were spent."),
+                "longshore-producer": text("The broker's user in whose name a message came that never became a job."),
+                "longshore-cut": text("The length in bytes of a message of which only the beginning was kept."),
                 "longshore-build": text("The version that set it aside."),
                 "longshore-trace-id": text("The trace that its events and log lines belong to."),
                 "traceparent": text("W3C Trace Context."),
