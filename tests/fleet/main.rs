@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     reason = "a test fails by them"
 )]
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod arguments;
 mod blocked;
