@@ -16,7 +16,7 @@ use tokio::{
 /// Carries bytes both ways, each a while after it came, until it is cut.
 pub(crate) struct Slow {
     pub(crate) port: u16,
-    carries: watch::Sender<bool>,
+    gate: watch::Sender<bool>,
     _carrying: JoinSet<()>,
 }
 
@@ -24,23 +24,23 @@ impl Slow {
     pub(crate) async fn to(port: u16, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
-        let (carries, heeded) = watch::channel(true);
+        let (gate, carried) = watch::channel(true);
         let mut carrying = JoinSet::new();
         carrying.spawn(async move {
             let mut links = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                links.spawn(carry(near_in, far_out, delay, heeded.clone()));
-                links.spawn(carry(far_in, near_out, delay, heeded.clone()));
+                links.spawn(carry(near_in, far_out, delay, carried.clone()));
+                links.spawn(carry(far_in, near_out, delay, carried.clone()));
             }
         });
-        Self { port: own, carries, _carrying: carrying }
+        Self { port: own, gate, _carrying: carrying }
     }
 
     /// Nothing comes through from now on, and nobody is told.
     pub(crate) fn freeze(&self) {
-        self.carries.send_replace(false);
+        self.gate.send_replace(false);
     }
 
     pub(crate) fn url(&self) -> String {
@@ -48,7 +48,7 @@ impl Slow {
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration, mut carries: watch::Receiver<bool>) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration, mut gate: watch::Receiver<bool>) {
     let (came, mut goes) = mpsc::channel::<(Instant, Vec<u8>)>(10_000);
     let read = async {
         let mut bytes = vec![0; 65_536];
@@ -62,7 +62,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration,
     let write = async {
         while let Some((due, bytes)) = goes.recv().await {
             tokio::time::sleep_until(due).await;
-            if carries.wait_for(|carries| *carries).await.is_err() || to.write_all(&bytes).await.is_err() {
+            if gate.wait_for(|gate| *gate).await.is_err() || to.write_all(&bytes).await.is_err() {
                 return;
             }
         }

@@ -53,7 +53,7 @@ pub(super) async fn run(context: &mut Context, loaded: &Loaded) -> Outcome {
 
 /// What is missing comes first: the rest may follow from it.
 fn worst(findings: &[Finding]) -> Exit {
-    let order = [Exit::NotFound, Exit::WrongState, Exit::NotAllowed, Exit::Unavailable];
+    let order = [Exit::NotFound, Exit::WrongState, Exit::NotAllowed, Exit::Input, Exit::Unavailable];
     order.into_iter().find(|exit| findings.iter().any(|finding| finding.exit == *exit)).unwrap_or(Exit::Done)
 }
 
