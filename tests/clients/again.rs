@@ -26,8 +26,7 @@ fn a_job_that_failed_runs_again_one_generation_later_and_a_completed_one_does_no
     let shown = world.run(&["job", "show", "nic-1"]).ended(0).json();
     assert_eq!((&shown["state"], &shown["generation"]), (&"completed".into(), &2.into()), "{shown:#}");
     // There is nothing left to run again.
-    let told = world.submit(&job, &["--retry-failed", "--wait"]).ended(0).json();
-    assert_eq!(told["state"], "completed", "{told:#}");
+    world.submit(&job, &["--retry-failed"]).ended(0);
     assert_eq!(world.run(&["job", "show", "nic-1"]).ended(0).json()["generation"], 2);
     // Another content is no repeat.
     let mut other = job.clone();

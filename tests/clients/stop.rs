@@ -80,7 +80,10 @@ fn workers_of_a_kind_work_that_kind_alone_and_a_pool_of_each_carries_a_job_to_it
     // Its upload waits on a lane that nobody takes.
     until("the submission is made", || world.was_called("createInitialSubmission"));
     let waits = || world.run(&["job", "show", "nic-1"]).ended(0).json();
-    until("it waits for an uploader", || waits()["step"] == "upload" && waits()["state"] == "waiting");
+    until("it waits for an uploader", || {
+        let shown = waits();
+        shown["submission_id"].is_string() && shown["state"] == "waiting"
+    });
     assert!(!world.was_called("commitSubmission"));
     let _others = world.worker_of(&["upload", "status-poll"]);
     world.completes("nic-1");
