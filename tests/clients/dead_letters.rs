@@ -100,7 +100,7 @@ fn one_ticket_is_made_of_several_letters_of_a_job_and_a_letter_of_a_job_that_was
     if !servers::are_installed() {
         return;
     }
-    let fleet = Fleet::new("again", &[]);
+    let fleet = Fleet::new("stale", &[]);
     let worker = fleet.world.worker();
     let mut job = fleet.world.job("nic-1");
     job["spec"]["product"] = json!({ "id": "14300000000000099" });
@@ -127,15 +127,15 @@ fn one_ticket_is_made_of_several_letters_of_a_job_and_a_letter_of_a_job_that_was
 
     // A worker that died before it settled has set it aside twice. No worker: what is made stays where it is seen.
     drop(worker);
-    fleet.double("again.dlq.v1", "again.dead.v1", "set-aside");
-    until("both lie there", || fleet.depth("again.dlq.v1") == (2, 0));
+    fleet.double("stale.dlq.v1", "stale.dead.v1", "set-aside");
+    until("both lie there", || fleet.depth("stale.dlq.v1") == (2, 0));
     let both = letters(&fleet, &[]);
     assert_eq!(both.len(), 2);
     let class = both[0]["class"].as_str().unwrap().to_owned();
     let ran = fleet.world.run(&["dead-letter", "replay", "--class", &class]).ended(0);
     assert_eq!(ran.out.matches("accepted").count(), 1, "{}", ran.out);
     assert_eq!(letters(&fleet, &[]), Vec::<Value>::new());
-    assert_eq!(fleet.depth("again.w.submission.return.v1").0, 1, "tickets of one generation");
+    assert_eq!(fleet.depth("stale.w.submission.return.v1").0, 1, "tickets of one generation");
 }
 
 #[test]
