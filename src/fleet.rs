@@ -123,7 +123,7 @@ impl Broker for Fleet {
                 tracing::debug!(%down, "a poll was not counted");
             }
         };
-        // A memory that says nothing must not hold up what the broker has confirmed.
+        // A memory that says nothing must not hold up what the broker has confirmed for long.
         beside(self.broker.publish(ticket), counting).await
     }
 
@@ -148,15 +148,19 @@ impl Broker for Fleet {
     }
 }
 
-/// Does both at once, and is done with the first.
+/// For so long what is done beside something may hold it up.
+const A_MOMENT: Duration = Duration::from_millis(500);
+
+/// Does both at once. The other is given up a moment after the first is done.
 async fn beside<T>(first: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
     let (mut first, mut other) = (pin!(first), pin!(other));
-    tokio::select! {
+    let done = tokio::select! {
         biased;
-        done = &mut first => return done,
-        () = &mut other => {}
-    }
-    first.await
+        done = &mut first => done,
+        () = &mut other => return first.await,
+    };
+    tokio::time::timeout(A_MOMENT, other).await.ok();
+    done
 }
 
 /// What a settlement tells people of its job: what its last ticket says.
