@@ -64,15 +64,17 @@ struct From {
     lane: (Kind, Lane),
     /// The kind that its jobs have; none where the lane is not known.
     kind: Option<Kind>,
+    /// It came by way of the broker's dead letters.
+    is_dead: bool,
     is_spent: bool,
 }
 
 impl Arrived {
     /// A message with where it came from. What the broker dead-lettered because it was given out too often is spent; for any
-    /// other reason (somebody's policy) it goes on as if it had come from its lane.
+    /// other reason (somebody's policy) it goes on as if it had come from its lane a second time.
     pub(super) fn new(session: &Arc<Session>, (names, source): (&Names, Source), message: Message) -> Self {
         let from = match source {
-            Source::Lane(kind, lane) => From { lane: (kind, lane), kind: Some(kind), is_spent: false },
+            Source::Lane(kind, lane) => From { lane: (kind, lane), kind: Some(kind), is_dead: false, is_spent: false },
             Source::Dead => {
                 let (queue, reason) = message::death(&message).unwrap_or_default();
                 let lane = names.lane_of(&queue);
@@ -81,6 +83,7 @@ impl Arrived {
                     // A queue of tomorrow, or none: nobody knows whether a worker wrote it, so it is read as a producer's.
                     lane: lane.unwrap_or((Kind::StatusPoll, Lane::Intake)),
                     kind: lane.map(|(kind, _)| kind),
+                    is_dead: true,
                     is_spent: reason == "delivery_limit",
                 }
             }
@@ -91,8 +94,8 @@ impl Arrived {
     fn of(session: &Arc<Session>, from: &From, message: Message) -> Self {
         let (producer, message_id) = (message::producer(&message), message::message_id(&message));
         let (published_at, trace) = (message::published_at(&message), message::trace(&message));
-        // What the broker dead-lettered may come flagged at its first delivery, and has been given out in any case.
-        let is_redelivered = message.redelivered || from.is_spent;
+        // What the broker dead-lettered is a new message, without a flag, and may have been given out before.
+        let is_redelivered = message.redelivered || from.is_dead;
         // Tickets are the workers' own: only what producers write is held to a job's length and kind.
         let is_job = from.lane.1 != Lane::Return;
         let (body, cut) = text(message.data, if is_job { session.max_job } else { usize::MAX });
