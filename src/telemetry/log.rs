@@ -50,7 +50,9 @@ fn subscriber(
     looks: Looks,
     lines: Lines,
 ) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, StartError> {
+    // A message that comes back is logged there whole, as numbers that no redaction reads.
     let filter = EnvFilter::builder().parse(telemetry.log.as_str())?;
+    let filter = filter.add_directive("lapin::returned_messages=off".parse()?);
     let is_json = match telemetry.format {
         LogFormat::Json => true,
         LogFormat::Human => false,
