@@ -155,6 +155,12 @@ impl Arena {
                 verdict.broken.push(format!("the service: {text}"));
             }
         }
+        // Also what was made without a job's name, which no job counts.
+        let made = service.pointer("/totals/products").and_then(Value::as_u64).unwrap_or(0);
+        let jobs = u64::try_from(self.jobs.len()).unwrap_or(u64::MAX);
+        if made > jobs && verdict.doubled.is_empty() {
+            verdict.doubled.push(format!("{made} products for {jobs} jobs"));
+        }
         let orphans = service.pointer("/totals/orphans").and_then(Value::as_u64).unwrap_or(0);
         if orphans > 0 {
             verdict.broken.push(format!("{orphans} products without a commit"));
