@@ -289,7 +289,7 @@ fn name_of(event: &lapin::message::Delivery) -> Option<String> {
 
 /// A product with its initial submission for every job: what is made for it is a derived one.
 async fn products(sandbox: &Sandbox, token: &str, count: u64) -> Result<Vec<u64>> {
-    let http = reqwest::Client::new();
+    let http = reqwest::Client::builder().no_proxy().build()?;
     let base = format!("{}/v2.0/my/hardware/products", sandbox.url());
     let post = |url: String, body: Value| {
         let request =

@@ -55,7 +55,7 @@ pub(super) struct Fault {
 fn of_the_lane(error: &lapin::Error, queue: &str) -> Option<String> {
     let lapin::ErrorKind::ProtocolError(refusal) = error.kind() else { return None };
     match refusal.get_id() {
-        403 => Some(format!("{queue}: the broker's user may not read it; grant read, see longshore topology show")),
+        403 => Some(format!("{queue}: the broker's user may not read it; grant read, see longshore doctor")),
         404 => Some(format!("{queue} is missing; with admin rights: longshore topology declare")),
         _ => None,
     }
